@@ -1,0 +1,31 @@
+# Each verb does its own set-up first; a second run finds it done.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint clean help
+
+help:            ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+demo: $(STAMP)   ## the whole loop on the controlled world, about three minutes
+	@$(BIN)/rlback demo $(ARGS)
+
+test: $(STAMP)   ## every test, at most 15 minutes on two cores
+	@$(BIN)/ruff check components flows tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)   ## style only
+	@$(BIN)/ruff check components flows tests
+
+clean:           ## removes what can be made again (never .rlback/ or mlruns/)
+	rm -rf .pytest_cache .ruff_cache .hypothesis build
+
+# Installs again when the pins change. torch comes first and alone, so that no resolver picks a larger build of it.
+$(STAMP): constraints.txt pyproject.toml
+	@echo "Setting up .venv (once; a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; PYTHON=... names one") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check "torch==2.13.0"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,279 @@
+"""The campaign as a state machine: `start` records one, `advance` carries it on.
+
+`advance` is level-triggered. It reads what is recorded, runs the next stage, records its output, and goes on
+until a person is needed or nothing is left. It may be called at any time, by anyone, twice, or after a kill at
+any instant; the outcome is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import func, insert, select, update
+
+from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
+from rlback.campaign.plan import Finished, Step, next_step
+from rlback.campaign.progress import ProgressFile
+from rlback.campaign.sources import file_sha256
+from rlback.config import CampaignConfig
+from rlback.errors import ConfigError, StageError
+from rlback.labelling.batches import open_count
+from rlback.ledger.store import now
+from rlback.ledger.tables import campaigns, stages
+from rlback.project import Project
+from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
+from rlback.registry.gates import find_gate
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import reconcile
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A campaign that needs a person: `what` they do, on what `subject`, and the command that does it."""
+
+    what: Literal["labels", "approval"]
+    subject: str
+    count: int
+    command: str
+
+
+Next = Step | Waiting | Finished
+
+
+def start(
+    project: Project, config: CampaignConfig, actor: Actor, *, name: str | None = None, inputs: dict[str, Path] | None = None
+) -> str:
+    """Records a new campaign and returns its name; nothing is trained yet.
+
+    Without a name the configuration's is taken, with a number behind it where it is in use.
+
+    Raises:
+        ConfigError: an input is missing, or the name is in use.
+    """
+    given = inputs or {}
+    if config.source.world is None and "pairs" not in given:
+        raise ConfigError(
+            "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
+        )
+    described = {key: {"path": str(path.resolve()), "sha256": file_sha256(path)} for key, path in given.items()}
+    tree = config.model_dump(mode="json")
+    with project.store.transaction() as transaction:
+        taken = set(transaction.execute(select(campaigns.c.name)).scalars())
+        if name is not None and name in taken:
+            raise ConfigError(
+                f"there is a campaign {name} already", remedy=f"carry it on with `rlback advance {name}`, or choose another"
+            )
+        chosen = name or _free(config.name, taken)
+        transaction.execute(
+            insert(campaigns).values(
+                name=chosen, policy=config.policy, config=canonical_json(tree), config_digest=digest_of(tree),
+                inputs=canonical_json(described), created=now(), started_by=actor.name, state="active",
+                finish_reason="",
+            )
+        )  # fmt: skip
+        transaction.event(
+            "campaign.started", chosen, actor,
+            {"policy": config.policy, "config": digest_of(tree), "seed": config.seed, "inputs": described},
+        )  # fmt: skip
+    return chosen
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    number = 1
+    while (name := wanted if number == 1 else f"{wanted}-{number}") in taken:
+        number += 1
+    return name
+
+
+def config_of(row: Any) -> CampaignConfig:
+    """The configuration a campaign was started with."""
+    return CampaignConfig.model_validate(json.loads(row.config))
+
+
+def what_next(project: Project, name: str) -> Next:
+    """What a campaign does next, or whom it waits for; changes nothing."""
+    row = load_campaign(project, name)
+    config, recorded = config_of(row), load_recorded(project, name)
+    if row.state != "active":
+        return Finished(row.finish_reason)
+    due = next_step(config, recorded)
+    if isinstance(due, Finished):
+        return due
+    if due.stage == "label" and config.labels.annotators == "human":
+        batch = recorded[(due.round, "sample", due.attempt)]["batch"]
+        left = open_count(project.store, batch)
+        if left:
+            return Waiting("labels", batch, left, f"rlback label {name}")
+    if due.stage == "decide" and config.gate.approver == "human":
+        gate = find_gate(project.store, recorded[(due.round, "evaluate", due.attempt)]["gate"])
+        if gate.state == "open":
+            return Waiting("approval", gate.id, 1, f"rlback gate show {gate.id}")
+    return due
+
+
+@contextmanager
+def holding(project: Project, name: str) -> Iterator[None]:
+    """Holds a campaign, so that one process at a time carries it on."""
+    load_campaign(project, name)
+    with project.lock(f"campaign-{name}", f"campaign {name}"):
+        yield
+
+
+def run_step(project: Project, name: str, step: Step, mirror: MlflowStore) -> dict[str, Any]:
+    """Runs one stage and records it; the caller holds the campaign.
+
+    A stage that another campaign ran with the same inputs is taken over from there.
+    """
+    row = load_campaign(project, name)
+    recorded = load_recorded(project, name)
+    if step.key in recorded:
+        return recorded[step.key]
+    project.require_space()
+    work = project.work(name, step.round, step.stage, step.attempt)
+    config = config_of(row)
+    progress = ProgressFile(project.state / "progress" / f"{name}.json", config, step)
+    context = Context(
+        project, name, row.policy, config, json.loads(row.inputs), recorded, step, row.kept_version, work,
+        progress.report, mirror,
+    )  # fmt: skip
+    began = time.monotonic()
+    result = _taken_over(context) or _stage(step.stage)(context)
+    seconds = time.monotonic() - began
+    with project.store.transaction() as transaction:
+        result.record(transaction)
+        transaction.execute(
+            insert(stages).values(
+                campaign=name, round=step.round, stage=step.stage, attempt=step.attempt,
+                output=canonical_json(result.output), output_digest=digest_of(result.output),
+                cache_key=result.cache_key, finished=now(), seconds=seconds,
+            )
+        )  # fmt: skip
+        transaction.event(
+            "stage.done", name, SYSTEM,
+            {"round": step.round, "stage": step.stage, "attempt": step.attempt, "output": digest_of(result.output)},
+        )  # fmt: skip
+    shutil.rmtree(work, ignore_errors=True)
+    progress.done(seconds)
+    if step.stage in ("base", "optimise", "settle"):
+        reconcile(project, mirror, row.policy)
+    return result.output
+
+
+def finish(project: Project, name: str, reason: str) -> None:
+    """Records that a campaign has nothing left to do; again is no change."""
+    with project.store.transaction() as transaction:
+        changed = transaction.execute(
+            update(campaigns)
+            .where(campaigns.c.name == name, campaigns.c.state == "active")
+            .values(state="finished", finish_reason=reason)
+        ).rowcount
+        if changed:
+            transaction.event("campaign.finished", name, SYSTEM, {"reason": reason})
+
+
+def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> None:
+    """Makes the registry ready and mends what a kill may have left between the ledger and its mirror."""
+    mirror = mirror or MlflowStore(project.root)
+    mirror.prepare()
+    reconcile(project, mirror, load_campaign(project, name).policy)
+
+
+def gate_of(project: Project, name: str, step: Step) -> str:
+    """The gate that an `evaluate` step opened."""
+    return str(load_recorded(project, name)[(step.round, "evaluate", step.attempt)]["gate"])
+
+
+def advance(
+    project: Project, name: str, *, mirror: MlflowStore | None = None, before: Callable[[Step], None] | None = None
+) -> Waiting | Finished:
+    """Carries a campaign on until it waits for a person or is finished, in this process.
+
+    `before` is called with each step that is about to run.
+    """
+    mirror = mirror or MlflowStore(project.root)
+    with holding(project, name):
+        prepare(project, name, mirror)
+        while isinstance(due := what_next(project, name), Step):
+            if before is not None:
+                before(due)
+            run_step(project, name, due, mirror)
+        if isinstance(due, Finished):
+            finish(project, name, due.reason)
+    return due
+
+
+def active_campaigns(project: Project) -> list[str]:
+    """Campaigns that are not finished, oldest first."""
+    query = select(campaigns.c.name).where(campaigns.c.state == "active").order_by(campaigns.c.created)
+    return [row.name for row in project.store.rows(query)]
+
+
+def stop(project: Project, name: str, actor: Actor, reason: str) -> None:
+    """Ends an active campaign for good; what is recorded stays."""
+    load_campaign(project, name)
+    with project.store.transaction() as transaction:
+        changed = transaction.execute(
+            update(campaigns)
+            .where(campaigns.c.name == name, campaigns.c.state == "active")
+            .values(state="stopped", finish_reason=f"stopped by {actor.name}: {reason}")
+        ).rowcount
+        if not changed:
+            raise StageError(f"campaign {name} is not active")
+        transaction.event("campaign.stopped", name, actor, {"reason": reason})
+
+
+def label_count(project: Project, name: str) -> int:
+    """How many labels a campaign has been given so far (revisions of one label count once)."""
+    from rlback.ledger.tables import batches, comparisons, labels
+
+    query = (
+        select(func.count(func.distinct(labels.c.comparison + " " + labels.c.annotator)))
+        .select_from(labels)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .join(batches, comparisons.c.batch == batches.c.id)
+        .where(batches.c.campaign == name)
+    )
+    return int(project.store.rows(query)[0][0])
+
+
+def _stage(name: str) -> Callable[[Context], StageResult]:
+    from rlback.campaign import stages_gate, stages_labels, stages_train
+
+    return {
+        "data": stages_labels.run_data,
+        "base": stages_train.run_base,
+        "sample": stages_labels.run_sample,
+        "label": stages_labels.run_label,
+        "snapshot": stages_labels.run_snapshot,
+        "fit_reward": stages_train.run_fit_reward,
+        "optimise": stages_train.run_optimise,
+        "evaluate": stages_gate.run_evaluate,
+        "decide": stages_gate.run_decide,
+        "settle": stages_gate.run_settle,
+    }[name]
+
+
+def _taken_over(context: Context) -> StageResult | None:
+    """The base policy of another campaign with the same inputs, where there is one."""
+    if context.step.stage != "base" or context.config.base.path is not None:
+        return None
+    from rlback.campaign.stages_train import base_cache_key, register_base
+
+    key = base_cache_key(context)
+    row = context.project.store.first(select(stages.c.output).where(stages.c.cache_key == key).limit(1))
+    if row is None:
+        return None
+    held = json.loads(row.output)
+    from rlback.models.manifest import verify_checkpoint
+
+    location = context.project.absolute(held["location"])
+    verify_checkpoint(location, held["digest"])
+    ref = CheckpointRef(held["digest"], "policy", held["model_id"], str(location))
+    return register_base(context, ref, held["metrics"], key)

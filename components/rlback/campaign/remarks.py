@@ -1,0 +1,46 @@
+"""What a campaign has to say about itself that a person should read before going on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlback.campaign.context import load_recorded
+from rlback.project import Project
+
+#: Cross-topic accuracy reported for this data set by its authors and later work (Habernal and Gurevych, ACL 2016).
+PUBLISHED = "published 0.76-0.78 across topics for the argument pairs"
+
+
+def remarks(project: Project, name: str) -> list[str]:
+    """Lines on data, reward model and policy of a campaign on people's preferences; none for a world."""
+    recorded = load_recorded(project, name)
+    data = recorded.get((0, "data", 1), {})
+    if "pairs" not in data:
+        return []
+    lines = [_data(data)]
+    fits = sorted(r for (r, stage, _) in recorded if stage == "fit_reward")
+    for round_ in fits:
+        held = recorded[(round_, "fit_reward", 1)]["held_out"]
+        if held:
+            after = f"after round {round_}" if round_ else "first fit"
+            lines.append(_accuracy(after, held, data))
+    lines.append("The policy is far too small to write fluent text: judge the loop, not the prose.")
+    return lines
+
+
+def _data(data: dict[str, Any]) -> str:
+    line = f"{data['train']} pairs to train on"
+    if data["held"]:
+        line += f", {data['held']} held out ({len(data['held_groups'])} whole groups, {data['leaked']} leaked)"
+    dropped = {key: n for key, n in data["dropped"].items() if n}
+    if dropped:
+        line += "; left out: " + ", ".join(f"{n} {key}" for key, n in dropped.items())
+    return line
+
+
+def _accuracy(when: str, held: dict[str, Any], data: dict[str, Any]) -> str:
+    baseline = data["length_baseline_held"]["value"]
+    line = f"Reward model ({when}): accuracy {held['accuracy']:.3f} on held-out groups; longer-wins {baseline:.3f}"
+    if held["accuracy_shorter_chosen"] is not None:
+        line += f"; {held['accuracy_shorter_chosen']:.3f} where the shorter was chosen (longer-wins 0)"
+    return line

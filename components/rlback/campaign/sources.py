@@ -1,0 +1,284 @@
+"""Where a campaign's prompts, base text and first preferences come from.
+
+Two kinds behind one protocol: a controlled world (gold reward known, annotators simulated) and files of real
+people's preferences. Neither trains anything.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rlback.config import CampaignConfig
+from rlback.data import snapshot
+from rlback.data.preferences import read_pairs
+from rlback.data.split import length_baseline, split_by_group
+from rlback.data.text import read_text
+from rlback.data.votes import annotator_agreement, apply_votes, read_votes
+from rlback.errors import ConfigError, DataError
+from rlback.project import Project
+from rlback.records import PreferencePair, seed_of
+from rlback.worlds import load_world
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from rlback.training.supervised import TrainingText
+
+Gold = Callable[[str, str, bool], float]
+WORLD_DATA_SEED = 0
+WORLD_CORPUS = 20_000
+
+
+class Source(Protocol):
+    """What the stages ask of a source. `gold` is None where nobody knows it."""
+
+    gold: Gold | None
+
+    def make_data(self) -> dict[str, Any]:
+        """Makes or checks the source data, freezes it, and says what it is."""
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of a base policy trained from nothing."""
+
+    def base_text(self, tokenizer: PreTrainedTokenizerFast) -> TrainingText:
+        """What such a base policy is trained on."""
+
+    def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
+        """`n` prompts for `train`, `gate` or `eval`; those of one purpose are not used for another."""
+
+    def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
+        """Preferences that were there before the campaign: (for training, held out)."""
+
+    def describe(self, prompt: str, completion: str, finished: bool) -> str:
+        """A short remark on a completion, or an empty text."""
+
+
+@dataclass(frozen=True)
+class WorldSource:
+    """A controlled world; its corpus and prompts lie in data/<world> under `data.dvc`."""
+
+    project: Project
+    config: CampaignConfig
+
+    @property
+    def _world(self) -> Any:
+        assert self.config.source.world is not None
+        return load_world(self.config.source.world)
+
+    @property
+    def gold(self) -> Gold | None:
+        return self._world.gold
+
+    def make_data(self) -> dict[str, Any]:
+        root, directory = self.project.root, self.project.data / self._world.name
+        committed = snapshot.pointer(root, self.project.data)
+        with self.project.lock("data", "making the source data", wait=True):
+            self._world.write_data(directory, WORLD_DATA_SEED)
+            version = snapshot.freeze(root, self.project.data)
+        return {
+            "data_version": version.md5,
+            "sha256": version.sha256,
+            "files": version.files,
+            "matches_pointer": committed is None or committed.md5 == version.md5,
+            "had_pointer": committed is not None,
+        }
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        from rlback.models.tokenizers import word_level
+
+        return word_level(self._world.vocabulary)
+
+    def base_text(self, tokenizer: PreTrainedTokenizerFast) -> TrainingText:
+        from rlback.models.tokenizers import encode_completion, encode_prompt
+        from rlback.worlds.visits import read_examples
+
+        examples = read_examples(self.project.data / self._world.name / "corpus.jsonl")
+        return [(encode_prompt(tokenizer, x.prompt), encode_completion(tokenizer, x.completion)) for x in examples]
+
+    def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
+        return self._world.prompts(seed, n, purpose)
+
+    def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
+        return [], []
+
+    def describe(self, prompt: str, completion: str, finished: bool) -> str:
+        return self._world.describe(prompt, completion, finished)
+
+
+@dataclass(frozen=True)
+class PairsSource:
+    """Files of people's preferences; a copy of what was read is frozen under .rlback/snapshots."""
+
+    project: Project
+    config: CampaignConfig
+    campaign: str
+    inputs: dict[str, Any]
+    gold: Gold | None = None
+
+    @property
+    def _frozen(self) -> Path:
+        return self.project.state / "snapshots" / f"{self.campaign}-source"
+
+    def make_data(self) -> dict[str, Any]:
+        settings = self.config.source
+        self._require_unchanged("pairs")
+        read = read_pairs(
+            Path(self.inputs["pairs"]["path"]),
+            group_column=settings.group_column,
+            group_until=settings.group_until,
+            prompt_mismatch="drop",
+            skip_invalid=settings.skip_invalid,
+        )
+        pairs, votes_said = read.pairs, None
+        if "votes" in self.inputs:
+            self._require_unchanged("votes")
+            votes = read_votes(Path(self.inputs["votes"]["path"]))
+            pairs = apply_votes(pairs, votes)
+            votes_said = asdict(annotator_agreement(votes.values()))
+        if settings.held_out:
+            split = split_by_group(pairs, settings.held_out, seed_of(self.config.seed, "split"))
+            train, held, held_groups, leaked = split.train, split.held, split.held_groups, split.leaked_held
+        else:
+            train, held, held_groups, leaked = pairs, [], (), 0
+        self._frozen.mkdir(parents=True, exist_ok=True)
+        train, held = ([replace(pair, prompt=_opened(pair.prompt)) for pair in part] for part in (train, held))
+        for name, part in (("train", train), ("held", held)):
+            lines = [json.dumps(asdict(pair), sort_keys=True) for pair in part]
+            _write(self._frozen / f"pairs-{name}.jsonl", "".join(line + "\n" for line in lines))
+        version = snapshot.freeze(self.project.root, self._frozen)
+        return {
+            "data_version": version.md5,
+            "sha256": version.sha256,
+            "files": version.files,
+            "pairs": len(pairs),
+            "train": len(train),
+            "held": len(held),
+            "held_groups": list(held_groups),
+            "leaked": leaked,
+            "dropped": {"ties": read.ties, "both_bad": read.both_bad, "prompts_differ": read.prompts_differ,
+                        "invalid": read.invalid},
+            "length_baseline": length_baseline(pairs),
+            "length_baseline_held": length_baseline(held) if held else None,
+            "annotator_agreement": votes_said,
+        }
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        from rlback.models.tokenizers import train_byte_bpe
+
+        def texts() -> Any:
+            yield from self._documents()
+            yield from self._paragraphs(2_000_000)
+
+        return train_byte_bpe(texts(), self.config.base.vocabulary)
+
+    def base_text(self, tokenizer: PreTrainedTokenizerFast) -> TrainingText:
+        from rlback.models.tokenizers import encode_completion, encode_prompt
+        from rlback.training.supervised import Stream
+
+        assert self.config.base.training is not None
+        window, share = self.config.base.training.window, self.config.base.text_share
+        documents = [
+            token
+            for prompt, completion in self._texts()
+            for token in (*encode_prompt(tokenizer, prompt), *encode_completion(tokenizer, completion))
+        ]
+        streams = [Stream(_at_least(documents, window), window, 1 - share)] if share < 1 else []
+        if share > 0 and "text" in self.inputs:
+            self._require_unchanged("text")
+            text = "\n".join(self._paragraphs(self.config.base.text_bytes))
+            streams.append(Stream(encode_completion(tokenizer, text)[:-1], window, share))
+        elif share == 1:
+            raise ConfigError("base.text_share is 1, but no text was given", remedy="add --text PATH")
+        return streams
+
+    def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
+        train, held = self.given_pairs()
+        known = {pair.prompt for pair in train}
+        fresh = sorted({pair.prompt for pair in held} - known)
+        pool = sorted(known)
+        if purpose == "train" or not fresh:
+            # Without held-out groups there are no prompts the reward model has not seen; the first fifth is
+            # then kept for the gate, so that at least the policy never trained on them.
+            cut = max(1, len(pool) // 5) if not fresh and len(pool) > 1 else 0
+            pool = pool[cut:] if purpose == "train" else pool[: cut or 1]
+        else:
+            pool = fresh
+        rng = random.Random(seed_of("prompts", purpose, seed))
+        # Whole shuffles one after another: a larger n continues the same list.
+        return [p for _ in range(-(-n // len(pool))) for p in rng.sample(pool, len(pool))][:n]
+
+    def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
+        return self._read("train"), self._read("held")
+
+    def describe(self, prompt: str, completion: str, finished: bool) -> str:
+        return "" if finished else "cut before it ended"
+
+    def _read(self, name: str) -> list[PreferencePair]:
+        with (self._frozen / f"pairs-{name}.jsonl").open(encoding="utf-8") as lines:
+            return [PreferencePair(**json.loads(line)) for line in lines]
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """Each (prompt, completion) of the training pairs once, in a fixed order."""
+        seen: dict[tuple[str, str], None] = {}
+        for pair in self._read("train"):
+            for text in (pair.chosen, pair.rejected):
+                seen.setdefault((pair.prompt, text))
+        return list(seen)
+
+    def _documents(self) -> list[str]:
+        return [f"{prompt}{completion}" for prompt, completion in self._texts()]
+
+    def _paragraphs(self, limit: int) -> Any:
+        if "text" not in self.inputs:
+            return
+        size = 0
+        for paragraph in read_text(Path(self.inputs["text"]["path"])):
+            size += len(paragraph.encode())
+            if size > limit:
+                return
+            yield paragraph
+
+    def _require_unchanged(self, which: str) -> None:
+        given = self.inputs[which]
+        path = Path(given["path"])
+        if not path.is_file() or file_sha256(path) != given["sha256"]:
+            raise DataError(
+                f"{path} is not the file this campaign was started with (its SHA-256 was {given['sha256'][:16]}…)",
+                remedy="put the file back, or start a new campaign on the new one",
+            )
+
+
+def open_source(project: Project, config: CampaignConfig, campaign: str, inputs: dict[str, Any]) -> Source:
+    """The source a configuration asks for."""
+    if config.source.world is not None:
+        return WorldSource(project, config)
+    return PairsSource(project, config, campaign, inputs)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    import hashlib
+
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _opened(prompt: str) -> str:
+    """A prompt that ends where a completion can begin: a bare title gets a blank line after it."""
+    return prompt if not prompt or prompt.endswith(("\n", ":", " ")) else f"{prompt}\n\n"
+
+
+def _at_least(tokens: Sequence[int], n: int) -> list[int]:
+    # A handful of short texts still makes one window.
+    return list(tokens) * max(1, -(-n // max(1, len(tokens))))

@@ -1,0 +1,226 @@
+"""Stages around a gate: evaluate (build the evidence), decide, settle (promote or roll back)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select, update
+
+from rlback.campaign.context import Context, StageResult, sample_completions
+from rlback.campaign.plan import attempts
+from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
+from rlback.labelling.batches import Label, Stored, counting_labels, labels_digest, stored
+from rlback.ledger.store import Transaction
+from rlback.ledger.tables import campaigns
+from rlback.records import SYSTEM, Actor, Comparison, Verdict, digest_of, seed_of
+from rlback.registry.gates import decide, find_gate, gate_id, open_gate
+from rlback.registry.operations import decline, get_version, promote
+
+SAMPLES_SHOWN = 10
+SIMULATED_APPROVER = Actor("sim-approver", "simulated")
+NO_GATE = Actor("no-gate", "simulated")
+
+
+def run_evaluate(context: Context) -> StageResult:
+    """Measures the candidate, builds the evidence of all labels of this round, and opens the gate on it."""
+    from rlback.training.threads import use_threads
+
+    use_threads(context.config.threads)
+    evidence = _evidence(context)
+    measured = _measure(context)
+    evidence["measured"] = {key: measured[key] for key in ("proxy", "kl_ref", "kl_base", "finished")}
+    id_ = gate_id(context.campaign, context.step.round, context.step.attempt)
+
+    def record(transaction: Transaction) -> None:
+        open_gate(transaction, context.campaign, context.step.round, context.step.attempt, evidence, SYSTEM)
+
+    # Gold stands beside the evidence, never in it: an approver does not see what only a simulation knows.
+    output = {"gate": id_, "evidence_digest": digest_of(evidence), "measured": measured}
+    return StageResult({**output, "statistics": evidence["statistics"]}, record)
+
+
+def _evidence(context: Context) -> dict[str, Any]:
+    start, candidate = context.start, context.candidate
+    items, labels = _labelled(context)
+    statistics_ = _statistics(context, items, labels) if items else {}
+    return {
+        "campaign": context.campaign,
+        "round": context.step.round,
+        "attempt": context.step.attempt,
+        "candidate": {"address": candidate.address, "digest": candidate.digest},
+        "start": {"address": start.address, "digest": start.digest},
+        "reward_model": context.reward_digest,
+        "labels": {
+            "count": len(labels),
+            "digest": labels_digest(labels),
+            "annotators": sorted({label.annotator for label in labels}),
+        },
+        "rule": {"statistic": "win_rate", "at_least": context.config.gate.win_rate},
+        "statistics": statistics_,
+        "samples": _samples(items),
+    }
+
+
+def _labelled(context: Context) -> tuple[dict[str, Stored], list[Label]]:
+    items: dict[str, Stored] = {}
+    labels: list[Label] = []
+    for attempt in range(1, context.step.attempt + 1):
+        output = context.recorded.get((context.step.round, "label", attempt))
+        if output is not None:
+            items |= {item.id: item for item in stored(context.project.store, output["batch"])}
+            labels += counting_labels(context.project.store, output["batch"])
+    return items, labels
+
+
+def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Label]) -> dict[str, Any]:
+    from rlback.models.tokenizers import encode_prompt
+
+    model = context.load_reward_model(context.reward_digest)
+    tokenizer = context.load_policy(context.candidate).tokenizer
+    order = list(items)
+    prompts = [encode_prompt(tokenizer, items[i].comparison.prompt) for i in order]
+
+    def scores(side: str) -> list[float]:
+        return model.score(prompts, [getattr(items[i].comparison, side).ids for i in order]).tolist()
+
+    margins = dict(zip(order, (a - b for a, b in zip(scores("a"), scores("b"), strict=True)), strict=True))
+    # Bradley-Terry log-odds are differences of raw scores; the standardised ones are divided by the scale.
+    scale = float(model.scale)
+
+    def of(source: str) -> tuple[list[Verdict], list[float]]:
+        kept = [label for label in labels if items[label.comparison].comparison.source == source]
+        return [label.verdict for label in kept], [margins[label.comparison] for label in kept]
+
+    cross_verdicts, cross_margins = of("cross")
+    inside_verdicts, inside_margins = of("inside")
+    return {
+        "win_rate": asdict(win_rate(cross_verdicts)),
+        "agreement_cross": asdict(agreement(cross_verdicts, cross_margins)),
+        "agreement_inside": asdict(agreement(inside_verdicts, inside_margins)) if inside_verdicts else None,
+        "overclaim": overclaim(cross_verdicts, [margin * scale for margin in cross_margins]),
+        "skips": sum(verdict == "skip" for verdict in (*cross_verdicts, *inside_verdicts)),
+        "ties": sum(verdict == "tie" for verdict in (*cross_verdicts, *inside_verdicts)),
+    }
+
+
+def _samples(items: dict[str, Stored]) -> list[dict[str, Any]]:
+    cross: list[Comparison] = [i.comparison for i in items.values() if i.comparison.source == "cross"]
+    return [
+        {"prompt": c.prompt, "candidate": c.a.text, "start": c.b.text, "finished": [c.a.finished, c.b.finished]}
+        for c in cross[:SAMPLES_SHOWN]
+    ]
+
+
+def _measure(context: Context) -> dict[str, Any]:
+    """Proxy, gold and KL (nats per completion, k1) of candidate samples on prompts kept for evaluation."""
+    import torch
+
+    from rlback.models.policy import token_logps
+    from rlback.models.tokenizers import encode_prompt
+
+    config, source = context.config, context.source
+    prompts = source.prompts("eval", config.evaluation.prompts, seed_of(config.seed, "eval"))
+    policy = context.load_policy(context.candidate)
+    drawn = sample_completions(policy, prompts, config=config, seed=seed_of(config.seed, "eval samples"))
+    tokens, ids = [encode_prompt(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
+    reward_model = context.load_reward_model(context.reward_digest)
+
+    @torch.no_grad()
+    def log_probability(which: Any) -> torch.Tensor:
+        parts = []
+        for i in range(0, len(ids), 64):
+            pad = which.tokenizer.pad_token_id
+            logps, mask = token_logps(which.model, tokens[i : i + 64], ids[i : i + 64], pad, config.optimise.temperature)
+            parts.append((logps * mask).sum(1).cpu())
+        return torch.cat(parts)
+
+    own = log_probability(policy)
+    kl = {
+        name: float((own - log_probability(context.load_policy(version))).mean())
+        for name, version in (("kl_ref", context.start), ("kl_base", context.base))
+    }
+    gold = None
+    if source.gold is not None:
+        gold = statistics.fmean(source.gold(p, c.text, c.finished) for p, c in zip(prompts, drawn, strict=True))
+    return {
+        "proxy": float(reward_model.score(tokens, ids).mean()),
+        "gold": gold,
+        **kl,
+        "finished": sum(c.finished for c in drawn) / len(drawn),
+        "prompts": len(prompts),
+    }
+
+
+def run_decide(context: Context) -> StageResult:
+    """Records the decision at the gate; a simulated approver makes it here, by the rule in the evidence."""
+    store = context.project.store
+    gate = find_gate(store, context.output("evaluate", attempt=context.step.attempt)["gate"])
+    if gate.state == "open" and context.config.gate.approver == "always":
+        gate = decide(store, gate.id, "approve", NO_GATE, digest=gate.digest, reason="this method has no gate")
+    elif gate.state == "open":
+        observed = gate.evidence["statistics"]["win_rate"]
+        threshold = gate.evidence["rule"]["at_least"]
+        passed = observed["n"] > 0 and observed["value"] >= threshold
+        sign = "at least" if passed else "below"
+        reason = f"win rate {observed['value']:.2f} over {observed['n']} labels is {sign} {threshold:.2f}"
+        verdict = "approve" if passed else "decline"
+        gate = decide(store, gate.id, verdict, SIMULATED_APPROVER, digest=gate.digest, reason=reason)
+    if gate.decision is None:
+        return StageResult({"gate": gate.id, "verdict": "expired", "reason": "the policy was rolled back meanwhile"})
+    keys = ("verdict", "approver", "approver_kind", "reason", "evidence_digest")
+    return StageResult({"gate": gate.id, **{key: gate.decision[key] for key in keys}})
+
+
+def run_settle(context: Context) -> StageResult:
+    """Promotes the candidate, or rolls the policy back to the checkpoint the round started from."""
+    output = context.output("optimise")
+    store, round_ = context.project.store, context.step.round
+    start = get_version(store, context.policy, output["start"])
+    if "diverged" in output:
+        reason = output["diverged"]
+
+        def stay(transaction: Transaction) -> None:
+            transaction.event(
+                "training.diverged", context.campaign, SYSTEM, {"round": round_, "reason": reason, "kept": start.version}
+            )
+            _keep(transaction, context.campaign, start.version)
+
+        return StageResult({"decision": "declined", "reason": reason, "kept": start.version, "diverged": True}, stay)
+
+    decision = context.output("decide", attempt=attempts(context.recorded, round_))
+    candidate = context.candidate
+    actor = Actor(decision.get("approver", SYSTEM.name), decision.get("approver_kind", SYSTEM.kind))
+    evidence = {"gate": decision["gate"], "reason": decision["reason"], "evidence": decision.get("evidence_digest")}
+    moved = context.kept_version not in (None, start.version) and context.config.start == "approved"
+    approved = decision["verdict"] == "approve" and not moved
+    # Without rollback the policy goes on from its candidate whatever people say of it.
+    goes_on = approved or context.config.start == "candidate"
+    kept = candidate.version if goes_on else (context.kept_version if moved else start.version)
+
+    def record(transaction: Transaction) -> None:
+        if approved:
+            promote(transaction, candidate, actor, evidence)
+        else:
+            decline(transaction, candidate, get_version(store, context.policy, kept), actor, evidence)
+        _keep(transaction, context.campaign, kept)
+
+    return StageResult(
+        {
+            "decision": "approved" if approved else "declined",
+            "reason": decision["reason"],
+            "by": f"{actor.name} ({actor.kind})",
+            "kept": kept,
+            "candidate": candidate.version,
+            "rolled_back": not approved and not goes_on,
+        },
+        record,
+    )
+
+
+def _keep(transaction: Transaction, campaign: str, version: int | None) -> None:
+    held = transaction.execute(select(campaigns.c.kept_version).where(campaigns.c.name == campaign)).scalar()
+    if held != version:
+        transaction.execute(update(campaigns).where(campaigns.c.name == campaign).values(kept_version=version))

@@ -1,0 +1,250 @@
+"""`init`, `run`, `advance`, `status`, `stop`, `report`: starting campaigns and carrying them on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlback.cli.output import actor_of, next_command, say
+from rlback.errors import ConfigError, RlbackError
+
+if TYPE_CHECKING:
+    from rlback.project import Project
+
+
+def init(options: argparse.Namespace) -> int:
+    """Makes a project directory."""
+    from rlback.data.snapshot import ensure_repo
+    from rlback.project import make_project
+
+    project = make_project(Path(options.directory))
+    ensure_repo(project.root)
+    say(f"{project.root} is an rlback project: ledger in .rlback/, registry in mlruns/, data in data/.")
+    next_command(f"cd {project.root} && rlback demo")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Starts a campaign and carries it on."""
+    from rlback.campaign import machine
+    from rlback.config import parse_override, read_config
+    from rlback.project import find_project
+
+    project = find_project()
+    overrides = dict(parse_override(text) for text in options.set)
+    if options.seed is not None:
+        overrides["seed"] = options.seed
+    config = read_config(Path(options.config), overrides)
+    inputs = _inputs(options, config)
+    if options.dry_run:
+        return _dry_run(config, inputs, options)
+    name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
+    if not options.json:
+        say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
+    return _carry_on(project, [name], options)
+
+
+def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
+    """The files named on the command line; a directory stands for the file in it that the configuration names."""
+    found = {}
+    for key, default in (("pairs", config.source.pairs_file), ("votes", None), ("text", config.source.text_file)):
+        given = getattr(options, key)
+        if given is None:
+            continue
+        path = Path(given)
+        if path.is_dir() and default is not None:
+            path = path / default
+        if not path.is_file():
+            raise ConfigError(f"--{key}: there is no file {path}", remedy="name the file itself")
+        if config.source.world is not None:
+            raise ConfigError(f"--{key} is given, but the configuration runs in the world {config.source.world}")
+        found[key] = path
+    return found
+
+
+def _dry_run(config: Any, inputs: dict[str, Path], options: argparse.Namespace) -> int:
+    from rlback.campaign.plan import stages_of_round
+
+    if config.source.world is None and "pairs" not in inputs:
+        raise ConfigError("this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH")
+    counts: dict[str, Any] = {}
+    if "pairs" in inputs:
+        from rlback.data.preferences import read_pairs
+
+        source = config.source
+        read = read_pairs(
+            inputs["pairs"], group_column=source.group_column, group_until=source.group_until, prompt_mismatch="drop",
+            skip_invalid=source.skip_invalid,
+        )  # fmt: skip
+        counts = {"pairs": len(read.pairs), "format": read.format, "groups": len({p.group for p in read.pairs})}
+    plan = {"before": stages_of_round(config, 0), "each_round": stages_of_round(config, 1), "rounds": config.rounds}
+    if options.json:
+        print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan, "pairs": counts}))
+        return 0
+    say(f"{options.config} is valid: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
+    if counts:
+        say(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
+    say(f"first      {' → '.join(plan['before'])}")
+    say(f"each round {' → '.join(plan['each_round'])}")
+    say("Nothing was started or written.")
+    return 0
+
+
+def advance(options: argparse.Namespace) -> int:
+    """Carries one or all active campaigns on."""
+    from rlback.campaign import machine
+    from rlback.project import find_project
+
+    project = find_project()
+    names = [options.campaign] if options.campaign else machine.active_campaigns(project)
+    if not names:
+        if options.json:
+            print(json.dumps({"campaigns": []}))
+        else:
+            say("No campaign is active.")
+            next_command("rlback run configs/demo.yaml")
+        return 0
+    return _carry_on(project, names, options)
+
+
+def _carry_on(project: Project, names: list[str], options: argparse.Namespace) -> int:
+    from rlback.campaign import machine
+    from rlback.cli.watching import watched
+
+    outcomes, failed = [], None
+    for name in names:
+        try:
+            with watched(project, [name], quiet=options.json):
+                if options.engine == "inline":
+                    due = machine.advance(project, name)
+                else:
+                    from rlback.orchestration.engine import advance_through_prefect
+
+                    due = advance_through_prefect(project, name)
+        except RlbackError as error:
+            # One campaign's trouble does not hold up the others; the first error decides the exit status.
+            failed = failed or error
+            if len(names) > 1 and not options.json:
+                say(f"{name}: {error.message}")
+            continue
+        outcomes.append((name, due))
+    if options.json:
+        print(json.dumps({"campaigns": [_as_json(name, due) for name, due in outcomes]}))
+    else:
+        for name, due in outcomes:
+            _tell(project, name, due)
+    if failed is not None:
+        raise failed
+    return 0
+
+
+def _as_json(name: str, due: Any) -> dict[str, Any]:
+    from rlback.campaign import machine
+
+    if isinstance(due, machine.Waiting):
+        what = {"waits_for": due.what, "subject": due.subject, "count": due.count, "command": due.command}
+        return {"campaign": name, "state": "waiting", **what}
+    if isinstance(due, machine.Finished):
+        return {"campaign": name, "state": "finished", "reason": due.reason}
+    return {"campaign": name, "state": "due", "round": due.round, "stage": due.stage}
+
+
+def _tell(project: Project, name: str, due: Any) -> None:
+    from rlback.campaign import machine
+    from rlback.campaign.remarks import remarks
+
+    for line in remarks(project, name):
+        say(line)
+    if isinstance(due, machine.Waiting):
+        many = f"{due.count} comparison{'s' * (due.count != 1)} to be labelled in {due.subject}"
+        say(f"{name} waits for {'an annotator' if due.what == 'labels' else 'an approver'}: "
+            f"{many if due.what == 'labels' else f'a decision at gate {due.subject}'}.")  # fmt: skip
+        next_command(due.command)
+    elif isinstance(due, machine.Finished):
+        say(f"{name} is finished: {due.reason}.")
+        next_command(f"rlback report {name}")
+
+
+def status(options: argparse.Namespace) -> int:
+    """Says what runs, and what waits for whom."""
+    from rlback.campaign import machine
+    from rlback.campaign.progress import read_progress
+    from rlback.project import find_project
+    from rlback.registry.operations import list_aliases, list_versions
+
+    project = find_project()
+    policies = sorted({v.policy for v in list_versions(project.store)})
+    active = [(name, machine.what_next(project, name)) for name in machine.active_campaigns(project)]
+    running = {name: _running(read_progress(project.state / "progress" / f"{name}.json")) for name, _ in active}
+    if options.json:
+        body = {
+            "policies": {policy: list_aliases(project.store, policy) for policy in policies},
+            "campaigns": [{**_as_json(name, due), "running": running[name]} for name, due in active],
+        }
+        print(json.dumps(body, indent=2))
+        return 0
+    for policy in policies:
+        held = list_aliases(project.store, policy)
+        known = ", ".join(f"{alias} {policy}@{n}" for alias, n in sorted(held.items()))
+        say(f"{policy}: {known or 'nothing approved, nothing deployed'}")
+    for name, due in active:
+        if isinstance(due, machine.Waiting):
+            whom = "an annotator" if due.what == "labels" else "an approver"
+            much = f" ({due.count} to label)" if due.what == "labels" else f" at gate {due.subject}"
+            say(f"{name} waits for {whom}{much}")
+            next_command(due.command)
+        elif isinstance(due, machine.Finished):
+            say(f"{name} has nothing left to do: {due.reason}")
+            next_command(f"rlback advance {name}")
+        elif running[name]:
+            say(f"{name} is running: {running[name]}")
+        else:
+            say(f"{name} can go on: round {due.round}, {due.stage}")
+            next_command(f"rlback advance {name}")
+    if not active:
+        say("No campaign is active.")
+        next_command("rlback run configs/demo.yaml")
+    return 0
+
+
+def _running(progress: dict[str, Any] | None) -> str | None:
+    """A line on a stage under way; None where its process is gone."""
+    if progress is None or progress["passed"] >= progress["of"]:
+        return None
+    try:
+        os.kill(progress["pid"], 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    much = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
+    minutes = (time.time() - progress["began"]) / 60
+    return f"round {progress['round']} of {progress['rounds']}, {progress['stage']}{much}, for {minutes:.1f} min"
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Ends an active campaign."""
+    from rlback.campaign import machine
+    from rlback.project import find_project
+
+    project = find_project()
+    with machine.holding(project, options.campaign):
+        machine.stop(project, options.campaign, actor_of(options), options.reason)
+    say(f"Campaign {options.campaign} is stopped; its labels, checkpoints and decisions stay.")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Writes an HTML report."""
+    from rlback.campaign.reports import write_campaign_report
+    from rlback.project import find_project
+
+    project = find_project()
+    directory = Path(options.output) if options.output else project.reports / options.campaigns[0]
+    path = write_campaign_report(project, {name: (name, name) for name in options.campaigns}, directory)
+    say(f"Report: {path}")
+    return 0

@@ -1,0 +1,196 @@
+"""Verbs, options and how an error is shown. Nothing heavy is imported here: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rlback import __version__
+from rlback.errors import RlbackError
+
+EPILOG = """\
+start here:  rlback demo                 the whole loop on a controlled world, about three minutes
+             rlback run CONFIG           a campaign on your own preferences
+every day:   rlback status               what waits for whom
+             rlback label                label comparisons
+             rlback gate show ID         the evidence; then approve, decline or more-labels
+             rlback advance              carry campaigns on
+             rlback rollback POLICY@N    go back
+"""
+
+
+def build() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="rlback",
+        description="Rollback RLHF: train a policy on human preferences, and go back to the last approved "
+        "checkpoint when people decline the result.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rlback {__version__}")
+    parser.add_argument("--project", metavar="DIR", help="the project directory (default: here or above)")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, function: str, help_: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_, description=help_)
+        added.set_defaults(function=function)
+        return added
+
+    init = verb("init", "campaigns:init", "make a new project directory")
+    init.add_argument("directory", nargs="?", default=".")
+
+    demo = verb("demo", "demo:demo", "the whole loop on a controlled world, beside vanilla RLHF")
+    demo.add_argument("--seed", type=_seed, default=None, help="another seed; whatever comes out is shown")
+    demo.add_argument("--engine", choices=("prefect", "inline"), default="prefect")
+    _json(demo)
+
+    run = verb("run", "campaigns:run", "start a campaign from a configuration and carry it on")
+    run.add_argument("config", help="a YAML file; see configs/")
+    run.add_argument("--pairs", metavar="PATH", help="a file of preferences (JSONL, CSV, Parquet; gzip, xz or not)")
+    run.add_argument("--votes", metavar="PATH", help="votes of single annotators for the same pairs")
+    run.add_argument("--text", metavar="PATH", help="text to pretrain on (.txt, .xz, .gz)")
+    run.add_argument("--name", help="the campaign's name (default: the configuration's)")
+    run.add_argument("--seed", type=_seed, help="instead of the configuration's")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one key; may be repeated")
+    run.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, do nothing")
+    _engine(run)
+    _actor(run)
+    _json(run)
+
+    advance = verb("advance", "campaigns:advance", "carry campaigns on until a person is needed")
+    advance.add_argument("campaign", nargs="?", help="default: every active campaign")
+    _engine(advance)
+    _json(advance)
+
+    status = verb("status", "campaigns:status", "what runs, and what waits for whom with the command that answers it")
+    _json(status)
+
+    stop = verb("stop", "campaigns:stop", "end an active campaign for good; what is recorded stays")
+    stop.add_argument("campaign")
+    _reason(stop)
+    _actor(stop)
+
+    report = verb("report", "campaigns:report", "write the HTML report of one or more campaigns")
+    report.add_argument("campaigns", nargs="+", metavar="CAMPAIGN")
+    report.add_argument("--output", metavar="DIR", help="default: reports/CAMPAIGN")
+
+    label = verb("label", "people:label", "label comparisons, blind, one key each")
+    label.add_argument("campaign", nargs="?", help="default: the campaign that waits for labels")
+    _actor(label, "annotator")
+
+    gate = verb("gate", "", "look at the evidence at a gate and decide on it")
+    acts = gate.add_subparsers(dest="act", metavar="ACT", required=True)
+    show = acts.add_parser("show", help="the evidence, its digest, samples side by side")
+    show.set_defaults(function="people:gate_show")
+    show.add_argument("id")
+    _json(show)
+    for name, text in (
+        ("approve", "keep the candidate: it becomes the approved checkpoint"),
+        ("decline", "decline it and roll back to the start checkpoint"),
+        ("more-labels", "ask for another batch of labels before deciding"),
+    ):
+        act = acts.add_parser(name, help=text, description=text)
+        act.set_defaults(function="people:gate_decide", verdict=name)
+        act.add_argument("id")
+        act.add_argument("--digest", required=True, help="of the evidence you saw (at least its first 12 digits)")
+        act.add_argument("--reason", default="", help="required to decline or to ask for more labels")
+        _actor(act, "approver")
+        _json(act)
+
+    registry = verb("registry", "", "the checkpoints of every policy")
+    acts = registry.add_subparsers(dest="act", metavar="ACT", required=True)
+    listing = acts.add_parser("list", help="every version with its status and aliases")
+    listing.set_defaults(function="checkpoints:registry_list")
+    listing.add_argument("policy", nargs="?")
+    _json(listing)
+
+    rollback = verb("rollback", "checkpoints:rollback", "go back to an approved checkpoint")
+    rollback.add_argument("checkpoint", metavar="POLICY@N")
+    rollback.add_argument("--dry-run", action="store_true", help="say what would move, move nothing")
+    _reason(rollback)
+    _actor(rollback)
+    _json(rollback)
+
+    deploy = verb("deploy", "checkpoints:deploy", "make an approved checkpoint the deployed one")
+    deploy.add_argument("checkpoint", metavar="POLICY@N")
+    deploy.add_argument("--reason", default="")
+    _actor(deploy)
+    _json(deploy)
+
+    audit = verb("audit", "checkpoints:audit", "where a checkpoint comes from and who decided on what evidence")
+    audit.add_argument("checkpoint", metavar="POLICY@N|ALIAS")
+    _json(audit)
+
+    verify = verb("verify", "checkpoints:verify", "check the ledger's chain, and that registry, files and data agree")
+    verify.add_argument("--quick", action="store_true", help="the chain only, no files")
+    _json(verify)
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses and runs; errors of ours are printed with their remedy and give their exit status."""
+    options = build().parse_args(arguments)
+    if options.project:
+        os.environ["RLBACK_PROJECT"] = options.project
+    module, _, name = options.function.partition(":")
+    try:
+        function = getattr(importlib.import_module(f"rlback.cli.{module}"), name)
+        return int(function(options) or 0)
+    except RlbackError as error:
+        return show_error(error, as_json=getattr(options, "json", False))
+    except KeyboardInterrupt:
+        print("\nstopped; nothing recorded is lost, `rlback advance` carries on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted; do not complain while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            place = f" ({error.filename})" if error.filename else ""
+            full = RlbackError(f"the disk is full{place}", remedy="free some space, then run `rlback advance`")
+            return show_error(full, as_json=getattr(options, "json", False))
+        raise
+
+
+def show_error(error: RlbackError, *, as_json: bool) -> int:
+    """Prints an error on standard error (as JSON where that was asked for); returns its exit status."""
+    if as_json:
+        import json
+
+        body = {"error": {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}}
+        print(json.dumps(body), file=sys.stderr)
+    else:
+        print(f"rlback: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"        {error.remedy}", file=sys.stderr)
+    return error.exit_code
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or len(text) > 12:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", choices=("prefect", "inline"), default="prefect",
+        help="run stages as Prefect tasks (default), or without Prefect",
+    )  # fmt: skip
+
+
+def _reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", required=True, help="is recorded in the ledger")
+
+
+def _actor(parser: argparse.ArgumentParser, role: str = "actor") -> None:
+    parser.add_argument("--as", dest="actor", metavar="NAME", help=f"who you are, as {role} (default: your login name)")

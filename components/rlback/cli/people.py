@@ -1,0 +1,93 @@
+"""`rlback label` and `rlback gate`: what people do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rlback.cli.output import actor_of, next_command, say
+from rlback.errors import GateRefused
+
+
+def label(options: argparse.Namespace) -> int:
+    """Shows comparisons blind and takes one key each."""
+    from rlback.campaign import machine
+    from rlback.labelling.terminal import label_batch
+    from rlback.project import find_project
+
+    project = find_project()
+    names = [options.campaign] if options.campaign else machine.active_campaigns(project)
+    waiting = [w for name in names if isinstance(w := machine.what_next(project, name), machine.Waiting)]
+    batches = [w.subject for w in waiting if w.what == "labels"]
+    if not batches:
+        say("No campaign waits for labels." if not options.campaign else f"{options.campaign} waits for no labels.")
+        next_command("rlback status")
+        return 0
+    done, left = label_batch(project.store, batches[0], actor_of(options))
+    say(f"{done} labels given, {left} left in {batches[0]}.")
+    next_command("rlback advance" if left == 0 else "rlback label")
+    return 0
+
+
+def gate_show(options: argparse.Namespace) -> int:
+    """Prints the evidence at a gate."""
+    from rlback.campaign.evidence import evidence_rows, evidence_title
+    from rlback.labelling.display import visible
+    from rlback.project import find_project
+    from rlback.registry.gates import find_gate
+
+    gate = find_gate(find_project().store, options.id)
+    if options.json:
+        body = {"gate": gate.id, "state": gate.state, "digest": gate.digest, "evidence": gate.evidence}
+        print(json.dumps({**body, "decision": gate.decision}, indent=2))
+        return 0
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(f"[bold]Gate {gate.id}[/bold]  ({gate.state}, opened {gate.opened[:16].replace('T', ' ')} UTC)")
+    console.print(Text(evidence_title(gate)))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in evidence_rows(gate):
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(Padding(table, (1, 0)))
+    for number, sample in enumerate(gate.evidence["samples"], 1):
+        console.print(Text(f"Sample {number}: {visible(sample['prompt']).strip()}", style="bold"))
+        for name in ("candidate", "start"):
+            text = visible(sample[name]).strip()
+            shown = text[:600] + (f" … ({len(text) - 600} more)" if len(text) > 600 else "")
+            console.print(Padding(Text(f"{name:>9}: {shown}"), (0, 0, 0, 2)))
+    console.print(f"\n{gate.evidence['labels']['count']} labels; evidence digest {gate.digest}", soft_wrap=True)
+    if gate.decision:
+        decision = gate.decision
+        console.print(Text(f"Decided: {decision['verdict']} by {decision['approver']} at {decision['time']}"))
+        if decision["reason"]:
+            console.print(Text(f"Reason: {decision['reason']}"))
+    elif gate.state == "open":
+        for verb, reason in (("approve", ""), ("decline", ' --reason "…"'), ("more-labels", ' --reason "…"')):
+            next_command(f"rlback gate {verb} {gate.id} --digest {gate.digest[:12]}{reason}")
+    return 0
+
+
+def gate_decide(options: argparse.Namespace) -> int:
+    """Records a decision."""
+    from rlback.campaign import machine
+    from rlback.project import find_project
+    from rlback.registry.gates import decide, find_gate
+
+    project, actor = find_project(), actor_of(options)
+    gate = find_gate(project.store, options.id)
+    config = machine.config_of(machine.load_campaign(project, gate.campaign))
+    if config.gate.approver != "human" and gate.state == "open":
+        raise GateRefused(f"gate {gate.id} is decided by the campaign's {config.gate.approver} approver, not by people")
+    decided = decide(project.store, gate.id, options.verdict, actor, digest=options.digest, reason=options.reason)
+    if options.json:
+        print(json.dumps({"gate": decided.id, "state": decided.state, "decision": decided.decision}))
+        return 0
+    say(f"{actor.name} recorded: {options.verdict} at gate {gate.id} on evidence {gate.digest[:12]}.")
+    next_command(f"rlback advance {gate.campaign}")
+    sys.stdout.flush()
+    return 0

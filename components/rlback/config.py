@@ -1,0 +1,282 @@
+"""The configuration of a campaign: one frozen tree, checked once when it is read.
+
+A YAML file fills it; an unknown key is an error that names the file, the key and the nearest valid one.
+Everything that changes a result is in here, and so its digest stands in every lineage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlback.errors import ConfigError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelShape(_Part):
+    """Size of a decoder-only language model made from nothing."""
+
+    d_model: int = Field(gt=0)
+    layers: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp: int = Field(gt=0)
+    max_positions: int = Field(gt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelShape:
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        return self
+
+
+class SupervisedConfig(_Part):
+    """Training of the base policy on text."""
+
+    steps: int = Field(ge=0)
+    batch: int = Field(gt=0)  # sequences, or windows, a step
+    lr: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: int = Field(30, ge=0)  # steps; then cosine down to a tenth
+    clip: float = Field(1.0, gt=0)  # gradient norm
+    weight_decay: float = Field(0.0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    window: int = Field(128, gt=1)  # tokens; for text streams
+
+
+class RewardShape(_Part):
+    """What a reward model reads and where its scalar comes from."""
+
+    pooling: Literal["last", "mean", "sum"] = "last"
+    surprise: bool = False  # the frozen base policy's token log-probability as an input channel
+
+
+class RewardConfig(_Part):
+    """Fitting a reward model to preference pairs (Bradley-Terry)."""
+
+    epochs: int = Field(1, gt=0)
+    batch: int = Field(32, gt=0)  # pairs a step
+    lr: float = Field(gt=0)
+    token_table_lr_factor: float = Field(10.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    score_l2: float = Field(0.0, ge=0)
+    warmup: int = Field(10, ge=0)
+    clip: float = Field(1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class RLOOConfig(_Part):
+    """Policy optimisation by REINFORCE with a leave-one-out baseline, KL in the reward."""
+
+    steps: int = Field(gt=0)
+    prompts_per_step: int = Field(16, gt=0)
+    samples_per_prompt: int = Field(4, ge=2)
+    lr: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    beta: float = Field(ge=0)  # KL coefficient
+    clip: float = Field(1.0, gt=0)
+    length_normaliser: float = Field(20.0, gt=0)  # the loss is divided by this many tokens
+    advantage_std: bool = True
+    max_new_tokens: int = Field(gt=0)
+    temperature: float = Field(1.0, gt=0)
+    no_end_penalty: float = 0.0  # taken off the score of a completion that never ended
+    kl_budget: float | None = Field(None, gt=0)  # nats from the reference; the round stops there
+    checkpoint_every: int = Field(gt=0)  # steps between step checkpoints
+
+
+class SourceConfig(_Part):
+    """Where prompts and first preferences come from: a controlled world, or files of people's preferences."""
+
+    world: str | None = None
+    pairs_file: str = "strict_pairs.jsonl.gz"  # read when --pairs names a directory
+    text_file: str = "train.txt.xz"  # read when --text names a directory
+    group_column: str | None = None
+    group_until: str | None = None
+    skip_invalid: bool = False  # count and leave out rows that cannot be used, instead of refusing the file
+    held_out: int = Field(0, ge=0)  # groups kept apart for the reward model's accuracy
+    max_prompt_tokens: int = Field(64, gt=1)
+    max_completion_tokens: int = Field(256, gt=1)
+
+
+class BaseConfig(_Part):
+    """The base policy: trained here, or read from disk in Hugging Face format (`path`)."""
+
+    path: str | None = None
+    shape: ModelShape | None = None
+    vocabulary: int = Field(4096, ge=300)  # byte-level BPE entries; a world brings its own words
+    training: SupervisedConfig | None = None
+    text_share: float = Field(0.5, ge=0, le=1)  # share of windows from --text, the rest from the pairs' texts
+    text_bytes: int = Field(30_000_000, gt=0)  # how much of the text is read
+
+    @model_validator(mode="after")
+    def _one_way(self) -> BaseConfig:
+        if self.path is None and (self.shape is None or self.training is None):
+            raise ValueError("a base policy needs either path, or both shape and training")
+        return self
+
+
+class RewardModelConfig(_Part):
+    """The reward model's form and fit. Every refresh starts from the base policy's trunk, on all labels so far."""
+
+    shape: RewardShape = RewardShape()
+    training: RewardConfig
+    reference_samples: int = Field(256, ge=8)  # base samples on which scores get mean 0 and variance 1
+
+
+class LabelsConfig(_Part):
+    """How many comparisons are labelled, and by whom."""
+
+    annotators: Literal["human", "simulated"]
+    initial: int = Field(ge=0)  # pairs of base samples, before round 1
+    inside: int = Field(ge=0)  # a round: pairs of two candidate samples
+    cross: int = Field(ge=0)  # a round: candidate against start checkpoint, on fresh prompts
+    temperature: float = Field(0.5, ge=0)  # simulated annotators: 0 is noiseless
+    lapse: float = Field(0.05, ge=0, lt=0.5)
+    hype_bias: float = 0.0
+
+
+class GateConfig(_Part):
+    """Who decides, and what a simulated approver goes by."""
+
+    approver: Literal["human", "simulated", "always"]
+    win_rate: float = Field(0.55, ge=0, le=1)
+
+
+class EvaluationConfig(_Part):
+    """What is measured beside the labels."""
+
+    prompts: int = Field(256, ge=8)
+    eps: float = Field(0.5, ge=0)  # gold standard deviations; MX_false counts advantages worse than this
+
+
+class CampaignConfig(_Part):
+    """One campaign. Methods are settings of this one machine, not forks of it.
+
+    `start`: the checkpoint a round starts from (rollback RLHF: `approved`; no rollback: `candidate`; from
+    base: `base`). `refresh`: whether the reward model is fitted anew after each round.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    policy: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,40}$")
+    seed: int = Field(0, ge=0)
+    threads: int = Field(1, gt=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    rounds: int = Field(gt=0)
+    stop_after_approvals: int | None = Field(None, gt=0)
+    start: Literal["approved", "candidate", "base"] = "approved"
+    refresh: bool = True
+    source: SourceConfig
+    base: BaseConfig
+    reward_model: RewardModelConfig
+    optimise: RLOOConfig
+    labels: LabelsConfig
+    gate: GateConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CampaignConfig:
+        if self.gate.approver != "always" and self.labels.cross == 0:
+            raise ValueError("a gate needs evidence: set labels.cross above 0, or gate.approver: always")
+        if self.source.world is None and self.labels.annotators == "simulated":
+            raise ValueError("labels.annotators: simulated needs source.world; real preferences need human")
+        if self.source.world is not None and self.labels.initial == 0:
+            raise ValueError("labels.initial must be above 0 in a world: the first reward model learns from them")
+        if self.policy in ("latest",) or (self.policy[0] == "v" and self.policy[1:].isdigit()):
+            raise ValueError(f"policy: {self.policy!r} is a reserved name")
+        return self
+
+
+def read_config(path: Path, overrides: dict[str, Any] | None = None) -> CampaignConfig:
+    """Reads and checks a campaign's YAML file; `overrides` maps dotted keys to values.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping, or a key or value is wrong.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}", remedy="see configs/ for examples") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values")
+    for key, value in (overrides or {}).items():
+        _set(tree, key.split("."), value, path)
+    return check_config(tree, str(path))
+
+
+def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
+    """Builds the configuration from plain values; `place` is what errors name.
+
+    Raises:
+        ConfigError: see `read_config`.
+    """
+    try:
+        return CampaignConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        more = error.error_count() - 1
+        tail = f" (and {more} more)" if more else ""
+        message, remedy = _explain(first, place, tail)
+        raise ConfigError(message, remedy=remedy) from None
+
+
+def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
+    location = [str(part) for part in error["loc"]]
+    dotted = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        valid = _valid_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+        remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"
+        return f"{place}: unknown key `{dotted}`{tail}", remedy
+    if error["type"] == "missing":
+        return f"{place}: the key `{dotted}` is missing{tail}", f"add `{dotted}:` to the file"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    return f"{place}: `{dotted or 'the campaign'}`: {message}{shown}{tail}", None
+
+
+def _valid_keys(path: list[str]) -> list[str]:
+    model: Any = CampaignConfig
+    for part in path:
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return list(model.model_fields)
+
+
+def _set(tree: dict[str, Any], keys: list[str], value: Any, path: Path) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: `{key}` is not a section, so `{'.'.join(keys)}` cannot be set")
+    tree[keys[-1]] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key.sub=value` as given with --set; the value is read as YAML.
+
+    Raises:
+        ConfigError: there is no `=`, or the value is no YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text!r} is not of the form key=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
+    if isinstance(parsed, float) and not math.isfinite(parsed):
+        raise ConfigError(f"--set {key}: the value must be finite")
+    return key, parsed

@@ -1,0 +1,255 @@
+"""Batches of comparisons and the labels people or simulated annotators give them.
+
+Labels are only ever added. Changing one's mind is a new revision; the newest revision of each annotator
+counts. A label row and its ledger event are one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from json import dumps, loads
+from typing import Any
+
+from sqlalchemy import func, insert, select
+
+from rlback.errors import DataError
+from rlback.ledger.store import Store, Transaction, now
+from rlback.ledger.tables import batches, comparisons, labels
+from rlback.records import Actor, Comparison, Completion, Verdict, canonical_json, digest_of
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A comparison in the database."""
+
+    id: str
+    batch: str
+    position: int
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Label:
+    """The counting label of one annotator on one comparison."""
+
+    comparison: str
+    annotator: str
+    annotator_kind: str
+    verdict: Verdict
+    left_side: str
+    time: str
+
+
+def batch_id(campaign: str, round_: int, attempt: int) -> str:
+    """`demo.r2`, `demo.r2a2`: round 2, second batch of round 2."""
+    return f"{campaign}.r{round_}" + (f"a{attempt}" if attempt > 1 else "")
+
+
+def add_batch(
+    transaction: Transaction,
+    campaign: str,
+    round_: int,
+    attempt: int,
+    items: Sequence[Comparison],
+    annotators: str,
+    actor: Actor,
+) -> str:
+    """Stores a batch and records it; returns its id."""
+    id_ = batch_id(campaign, round_, attempt)
+    rows = [
+        {
+            "id": f"{id_}.{position}",
+            "batch": id_,
+            "position": position,
+            "source": item.source,
+            "prompt": item.prompt,
+            "a": canonical_json(asdict(item.a)),
+            "b": canonical_json(asdict(item.b)),
+        }
+        for position, item in enumerate(items)
+    ]
+    digest = digest_of(rows)
+    transaction.execute(
+        insert(batches).values(
+            id=id_, campaign=campaign, round=round_, attempt=attempt, size=len(rows), digest=digest,
+            annotators=annotators,
+        )
+    )  # fmt: skip
+    transaction.execute(insert(comparisons), rows)
+    transaction.event(
+        "batch.created", campaign, actor, {"batch": id_, "round": round_, "size": len(rows), "digest": digest}
+    )
+    return id_
+
+
+def stored(store: Store, batch: str) -> list[Stored]:
+    """The comparisons of a batch, in order."""
+    rows = store.rows(select(comparisons).where(comparisons.c.batch == batch).order_by(comparisons.c.position))
+    return [_stored(row) for row in rows]
+
+
+def _stored(row: Any) -> Stored:
+    def completion(text: str) -> Completion:
+        fields = loads(text)
+        return Completion(fields["text"], tuple(fields["ids"]), fields["finished"])
+
+    item = Comparison(row.prompt, completion(row.a), completion(row.b), row.source)
+    return Stored(row.id, row.batch, row.position, item)
+
+
+def unlabelled(store: Store, batch: str, annotator: str | None = None) -> list[Stored]:
+    """Comparisons of a batch that nobody (or that this annotator) has labelled yet, in order."""
+    given = select(labels.c.comparison)
+    if annotator is not None:
+        given = given.where(labels.c.annotator == annotator)
+    rows = store.rows(
+        select(comparisons)
+        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(given))
+        .order_by(comparisons.c.position)
+    )
+    return [_stored(row) for row in rows]
+
+
+def open_count(store: Store, batch: str) -> int:
+    """How many comparisons of a batch have no label at all."""
+    query = (
+        select(func.count())
+        .select_from(comparisons)
+        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(select(labels.c.comparison)))
+    )
+    return int(store.rows(query)[0][0])
+
+
+def record_label(
+    store: Store,
+    comparison: str,
+    annotator: Actor,
+    verdict: Verdict,
+    left_side: str,
+    seconds: float | None = None,
+) -> int:
+    """Adds one label, or a new revision of the annotator's own; returns the revision (from 1).
+
+    Raises:
+        DataError: there is no such comparison, or its batch takes no more labels.
+    """
+    with store.transaction() as transaction:
+        row = transaction.execute(
+            select(comparisons.c.batch, batches.c.campaign, batches.c.round, batches.c.attempt, batches.c.annotators)
+            .join(batches, comparisons.c.batch == batches.c.id)
+            .where(comparisons.c.id == comparison)
+        ).first()
+        if row is None:
+            raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches")
+        if row.annotators != annotator.kind:
+            raise DataError(f"batch {row.batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
+        if _closed(transaction, row.campaign, row.round, row.attempt):
+            raise DataError(
+                f"batch {row.batch} is closed: its labels are already part of the evidence at a gate",
+                remedy="ask for more labels at the gate instead",
+            )
+        revision = 1 + int(
+            transaction.execute(
+                select(func.count())
+                .select_from(labels)
+                .where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
+            ).scalar_one()
+        )
+        _insert(transaction, [_row(comparison, annotator, verdict, left_side, revision, seconds)])
+        transaction.event(
+            "label.given", row.campaign, annotator,
+            {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision},
+        )  # fmt: skip
+    return revision
+
+
+def record_simulated(
+    transaction: Transaction,
+    campaign: str,
+    batch: str,
+    annotator: Actor,
+    verdicts: Sequence[tuple[str, Verdict, str]],
+    lineage: dict[str, Any],
+) -> None:
+    """Adds the labels of a simulated annotator, (comparison id, verdict, left side) each, with one event."""
+    rows = [_row(id_, annotator, verdict, left, 1, None) for id_, verdict, left in verdicts]
+    _insert(transaction, rows)
+    content = [[r["comparison"], r["verdict"], r["left_side"]] for r in rows]
+    transaction.event(
+        "labels.simulated", campaign, annotator,
+        {"batch": batch, "labels": len(rows), "digest": digest_of(content), "annotator": lineage},
+    )  # fmt: skip
+
+
+def _row(
+    comparison: str, annotator: Actor, verdict: str, left: str, revision: int, seconds: float | None
+) -> dict[str, Any]:
+    return {
+        "comparison": comparison, "annotator": annotator.name, "annotator_kind": annotator.kind, "verdict": verdict,
+        "left_side": left, "revision": revision, "seconds": seconds, "time": now(),
+    }  # fmt: skip
+
+
+def _insert(transaction: Transaction, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        transaction.execute(insert(labels), rows)
+
+
+def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
+    from rlback.ledger.tables import stages
+
+    query = select(stages.c.stage).where(
+        stages.c.campaign == campaign,
+        stages.c.round == round_,
+        stages.c.attempt == attempt,
+        stages.c.stage == "label",
+    )
+    return transaction.execute(query).first() is not None
+
+
+def counting_labels(store: Store, batch: str) -> list[Label]:
+    """The newest label of each annotator on each comparison of a batch, in order of position and annotator."""
+    rows = store.rows(
+        select(labels, comparisons.c.position)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .where(comparisons.c.batch == batch)
+        .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
+    )
+    newest: dict[tuple[str, str], Label] = {}
+    for row in rows:
+        newest[(row.comparison, row.annotator)] = Label(
+            row.comparison, row.annotator, row.annotator_kind, row.verdict, row.left_side, row.time
+        )
+    return list(newest.values())
+
+
+def labels_digest(items: Sequence[Label]) -> str:
+    """SHA-256 over who said what about which comparison; no times, so that it is the same on a repeated run."""
+    return digest_of([[x.comparison, x.annotator, x.verdict, x.left_side] for x in items])
+
+
+def write_labels(store: Store, batch_ids: Sequence[str], write: Callable[[bytes], object]) -> str:
+    """Writes every counting label of some batches as JSON lines; returns the SHA-256 of the bytes written.
+
+    A line holds the comparison in full, so that the file alone is enough to fit a reward model. Times are
+    left out: the same labels give the same bytes.
+    """
+    sha = hashlib.sha256()
+    for batch in batch_ids:
+        by_id = {item.id: item for item in stored(store, batch)}
+        for label in counting_labels(store, batch):
+            item = by_id[label.comparison].comparison
+            line = dumps(
+                {
+                    "comparison": label.comparison, "prompt": item.prompt, "a": asdict(item.a), "b": asdict(item.b),
+                    "source": item.source, "verdict": label.verdict, "annotator": label.annotator,
+                    "annotator_kind": label.annotator_kind, "left": label.left_side,
+                },
+                sort_keys=True,
+            )  # fmt: skip
+            data = (line + "\n").encode()
+            sha.update(data)
+            write(data)
+    return sha.hexdigest()

@@ -1,0 +1,114 @@
+"""Labelling at a terminal: one comparison, two completions, one key.
+
+Blind: neither which checkpoint wrote a side nor the reward model's scores are shown. The side order is drawn
+for each showing and stored with the label.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rlback.labelling.batches import Stored, open_count, record_label, unlabelled
+from rlback.labelling.display import visible
+from rlback.ledger.store import Store
+from rlback.records import Actor, Completion, Verdict
+
+KEYS = "1 left   2 right   t tie   s skip   u undo   q stop"
+SHOWN_CHARS = 4_000
+
+
+def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
+    """Asks for labels until the batch is done or the annotator stops; returns (given now, left over).
+
+    Every label is stored before the next comparison is shown. Standard input that is no terminal is read
+    line by line, its first letter being the key.
+    """
+    waiting = unlabelled(store, batch)
+    total, given = len(waiting), 0
+    print(f"Which completion is better? {total} comparisons in {batch}, labelled as {annotator.name}.")
+    previous: tuple[Stored, str] | None = None
+    position = 0
+    with _keys() as keys:
+        while position < total:
+            item = waiting[position]
+            left = secrets.choice("ab")
+            _show(item, left, position + 1, total)
+            began = time.monotonic()
+            key = next(keys, "q")
+            if key == "q":
+                break
+            if key == "u":
+                if previous is None:
+                    print("There is nothing to undo yet.")
+                else:
+                    position -= 1  # shown again: the new label is a new revision, the old one stays on record
+                    previous = None
+                continue
+            verdict = _verdict(key, left)
+            if verdict is None:
+                print(f"{visible(key)!r} is none of the keys: {KEYS}")
+                continue
+            record_label(store, item.id, annotator, verdict, left, round(time.monotonic() - began, 3))
+            print(f"saved {time.strftime('%H:%M:%S')}")
+            previous = (item, left)
+            position += 1
+            given += 1
+    return given, open_count(store, batch)
+
+
+def _verdict(key: str, left: str) -> Verdict | None:
+    right = "b" if left == "a" else "a"
+    verdicts: dict[str, Verdict] = {"1": left, "2": right, "t": "tie", "s": "skip"}  # type: ignore[dict-item]
+    return verdicts.get(key)
+
+
+def _show(item: Stored, left: str, number: int, total: int) -> None:
+    width = min(100, shutil.get_terminal_size().columns)
+    a, b = item.comparison.a, item.comparison.b
+    first, second = (a, b) if left == "a" else (b, a)
+    print(f"\n{'─' * width}\n{number} of {total}")
+    print(_wrapped(item.comparison.prompt, width))
+    for name, completion in (("1", first), ("2", second)):
+        print(f"\n[{name}]\n{_wrapped(_text(completion), width)}")
+    print(f"\n{KEYS}")
+
+
+def _text(completion: Completion) -> str:
+    return completion.text + ("" if completion.finished else " ⟦cut off⟧")
+
+
+def _wrapped(text: str, width: int) -> str:
+    shown = visible(text[:SHOWN_CHARS]).strip("\n")
+    if len(text) > SHOWN_CHARS:
+        shown += f" … ({len(text) - SHOWN_CHARS} more characters)"
+    lines = [textwrap.wrap(line, width - 4) or [""] for line in shown.split("\n")]
+    return "\n".join(f"    {part}" for line in lines for part in line)
+
+
+@contextmanager
+def _keys() -> Iterator[Iterator[str]]:
+    """Single key presses from a terminal, or the first letters of lines."""
+    if not sys.stdin.isatty():
+        yield (line.strip()[:1].lower() for line in sys.stdin if line.strip())
+        return
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    tty.setcbreak(descriptor)
+
+    def pressed() -> Iterator[str]:
+        while key := sys.stdin.read(1):
+            yield "q" if key in ("\x03", "\x04", "\x1b") else key.lower()
+
+    try:
+        yield pressed()
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

@@ -1,0 +1,181 @@
+"""The database: one transaction for a change and its event.
+
+SQLite by default, in WAL mode with full synchronisation. Writers queue on BEGIN IMMEDIATE; a busy database is
+waited for half a minute. `RLBACK_DATABASE_URL` may name another SQLAlchemy URL.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from rlback.errors import LedgerError
+from rlback.ledger import tables
+from rlback.ledger.chain import GENESIS, Event, event_hash
+from rlback.ledger.heads import Heads
+from rlback.records import Actor, canonical_json
+
+BUSY_MS = 30_000
+
+
+def now() -> str:
+    """The present moment, UTC, ISO 8601 to the millisecond. The order of events is `seq`, never this."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Transaction:
+    """A write transaction: run statements through `execute`, record what they mean with `event`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.head: tuple[int, str] | None = None
+
+    def execute(self, statement: Any, *args: Any) -> Any:
+        """Runs one SQLAlchemy statement inside the transaction."""
+        return self.connection.execute(statement, *args)
+
+    def event(self, kind: str, subject: str, actor: Actor, payload: dict[str, Any]) -> Event:
+        """Appends an event to the chain. It becomes visible with the change it stands for, or not at all."""
+        if self.head is None:
+            row = self.execute(
+                select(tables.events.c.seq, tables.events.c.hash).order_by(tables.events.c.seq.desc()).limit(1)
+            ).first()
+            self.head = (row.seq, row.hash) if row else (0, GENESIS)
+        seq, previous = self.head[0] + 1, self.head[1]
+        fields = (seq, now(), kind, subject, actor.name, actor.kind, canonical_json(payload), previous)
+        digest = event_hash(*fields)
+        names = ("seq", "time", "kind", "subject", "actor", "actor_kind", "payload", "previous")
+        self.execute(insert(tables.events).values(**dict(zip(names, fields, strict=True)), hash=digest))
+        self.head = (seq, digest)
+        return Event(*fields[:6], payload=payload, previous=previous, hash=digest)
+
+
+class Store:
+    """The open database of one project."""
+
+    def __init__(self, url: str, heads: Heads) -> None:
+        self.engine = _engine(url)
+        self.heads = heads
+        self._create()
+
+    @classmethod
+    def sqlite(cls, path: Path, heads: Heads) -> Store:
+        """Opens, and where needed creates, a SQLite database file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{path}", heads)
+
+    def _create(self) -> None:
+        try:
+            held = self.first(select(tables.meta.c.value).where(tables.meta.c.key == "schema"))
+        except OperationalError as error:
+            if "no such table" not in str(error):
+                raise _unreadable(self.engine, error) from error
+            held = None
+        except DatabaseError as error:
+            raise _unreadable(self.engine, error) from error
+        if held is None:
+            with self._begin() as connection:
+                tables.metadata.create_all(connection)
+                for name in tables.APPEND_ONLY:
+                    for verb in ("UPDATE", "DELETE"):
+                        connection.exec_driver_sql(
+                            f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
+                            f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
+                        )
+                connection.exec_driver_sql(
+                    f"INSERT OR IGNORE INTO meta (key, value) VALUES ('schema', '{tables.SCHEMA_VERSION}')"
+                )
+        elif held.value != str(tables.SCHEMA_VERSION):
+            raise LedgerError(
+                f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
+                remedy="use the version of rlback that wrote it",
+            )
+
+    @contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A write transaction. Leaving it with an exception undoes everything, its events included."""
+        with self._begin() as connection:
+            transaction = Transaction(connection)
+            yield transaction
+        if transaction.head is not None:
+            # After the commit: a crash in between leaves a head behind by one event, which verify accepts.
+            self.heads.append(*transaction.head)
+
+    def rows(self, statement: Any) -> Sequence[Any]:
+        """All rows of a query, read outside any write transaction."""
+        with self.engine.connect() as connection:
+            return connection.execute(statement).all()
+
+    def first(self, statement: Any) -> Any:
+        """The first row of a query, or None."""
+        with self.engine.connect() as connection:
+            return connection.execute(statement).first()
+
+    def events(self, subject: str | None = None) -> list[Event]:
+        """Events in order, all of them or those of one subject."""
+        query = select(tables.events).order_by(tables.events.c.seq)
+        if subject is not None:
+            query = query.where(tables.events.c.subject == subject)
+        return [
+            Event(*row[:6], payload=json.loads(row.payload), previous=row.previous, hash=row.hash)
+            for row in self.rows(query)
+        ]
+
+    def event_count(self) -> int:
+        """How many events the ledger holds."""
+        return int(self.rows(select(func.count()).select_from(tables.events))[0][0])
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite:"):
+        raise LedgerError(
+            f"the database URL {url.split('://')[0]}://… is not SQLite, the only database this version writes",
+            remedy="unset RLBACK_DATABASE_URL",
+        )
+    # AUTOCOMMIT leaves BEGIN and COMMIT to us: the driver's own rule begins transactions too late.
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            f"busy_timeout={BUSY_MS}",
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            # Recursive triggers make REPLACE fire the DELETE trigger, so it cannot slip past append-only.
+            "recursive_triggers=ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _unreadable(engine: Engine, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"the database {engine.url.database} cannot be read: {error.__cause__ or error}",
+        remedy="restore it from a backup, or start a new project with `rlback init DIR`",
+    )

@@ -1,0 +1,60 @@
+"""Padding, masks and length-sorted chunks: what keeps padding out of every number.
+
+A mask is a float tensor of zeros and ones with the shape of the tokens it belongs to (b, t): 1 for a token
+that counts, 0 for padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad_right(
+    sequences: Sequence[Sequence[int]], pad_id: int, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Token lists as one block: ids (b, t) int64 and mask (b, t) float32, t the longest length."""
+    lengths = torch.tensor([len(s) for s in sequences])
+    width = int(lengths.max()) if len(sequences) else 0
+    rows = [[*s, *[pad_id] * (width - len(s))] for s in sequences]
+    ids = torch.tensor(rows, dtype=torch.long, device=device).reshape(len(sequences), width)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).float().to(device)
+    return ids, mask
+
+
+def through_end(ids: Tensor, end_id: int) -> Tensor:
+    """Mask (b, t) of the tokens up to and including the first end token of each row; all ones without one."""
+    is_end = (ids == end_id).long()
+    ends_before = is_end.cumsum(-1) - is_end
+    return (ends_before == 0).float()
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the last axis of the values whose mask is 1; a non-finite value under mask 0 does no harm."""
+    return torch.where(mask > 0, values, torch.zeros_like(values)).sum(-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (a scalar) over every entry whose mask is 1; 0 when there is none."""
+    return masked_sum(values, mask).sum() / mask.sum().clamp(min=1)
+
+
+def length_chunks(lengths: Sequence[int], max_padded: int, *, multiple: int = 1) -> list[list[int]]:
+    """Indices 0..n-1, shortest first, cut into chunks of at most `max_padded` padded tokens each.
+
+    A chunk's padded size is its count times its longest length. Chunks hold at least `multiple` rows, so
+    that a single long row still gets a chunk of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    chunks: list[list[int]] = []
+    current: list[int] = []
+    for index in order:
+        if len(current) >= multiple and (len(current) + 1) * lengths[index] > max_padded:
+            chunks.append(current)
+            current = []
+        current.append(index)
+    if current:
+        chunks.append(current)
+    return chunks

@@ -1,0 +1,72 @@
+"""Lists of token ids to padded tensors: right padding, and masks that never look at the pad id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlback.errors import DataError
+
+Ids = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Prompts with their completions, right padded, for one forward pass of a causal model.
+
+    With padding on the right a real token never sees a padded one, and positions count from 0 in every row:
+    no attention mask and no position ids are needed.
+
+    ids: (b, s) prompt, completion, padding. targets: (b, t) completion ids, padded. mask: (b, t) True on
+    completion tokens. places: (b, t) index into s of each completion token, 0 where padded.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+def pack(
+    prompts: Sequence[Ids], completions: Sequence[Ids], pad_id: int, limit: int | None, device: torch.device
+) -> Packed:
+    """Pad prompts and completions into tensors on `device`.
+
+    Raises DataError for an empty prompt, unequal numbers of rows and a row longer than `limit` tokens.
+    """
+    if len(prompts) != len(completions):
+        raise DataError(
+            f"{len(prompts)} prompts with {len(completions)} completions",
+            remedy="give one completion per prompt",
+        )
+    begin = [len(prompt) for prompt in prompts]
+    count = [len(completion) for completion in completions]
+    for row, (p, c) in enumerate(zip(begin, count, strict=True)):
+        if p == 0:
+            raise DataError(f"prompt {row} has no tokens", remedy="encode prompts with encode_prompt")
+        if limit is not None and p + c > limit:
+            raise DataError(
+                f"row {row} has {p} prompt and {c} completion tokens; the model has {limit} positions",
+                remedy="shorten the prompt or raise max_positions",
+            )
+    rows, s, t = len(prompts), max(map(sum, zip(begin, count, strict=True)), default=0), max(count, default=0)
+    ids = torch.full((rows, s), pad_id)
+    targets = torch.full((rows, t), pad_id)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        p, c = begin[row], count[row]
+        ids[row, : p + c] = torch.tensor([*prompt, *completion])
+        targets[row, :c] = ids[row, p : p + c]
+    steps = torch.arange(t)
+    mask = steps < torch.tensor(count, dtype=torch.long)[:, None]
+    places = (torch.tensor(begin, dtype=torch.long)[:, None] + steps) * mask
+    return Packed(ids.to(device), targets.to(device), mask.to(device), places.to(device))
+
+
+def by_length(prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches of at most `batch_size`, longest rows first, so that little is padding."""
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]) - len(completions[row]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,191 @@
+"""Checkpoints: directories named by the digest of their bytes, written whole or not at all, verified on load.
+
+The same weights, tokenizer and shape give the same bytes and so the same digest, on any day and any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from rlback.errors import CheckpointError
+from rlback.models.architecture import (
+    build_model,
+    config_json,
+    fill,
+    read_config,
+    read_tensors,
+    tied_names,
+    tokenizer_from,
+    tokenizer_json,
+)
+from rlback.models.manifest import (
+    MANIFEST,
+    FileEntry,
+    Kind,
+    hash_file,
+    make_manifest,
+    manifest_json,
+    read_json_object,
+    verify_checkpoint,
+)
+from rlback.models.policy import Policy
+from rlback.models.reward_model import RewardModel, RewardShape
+
+#: Directories with this prefix are unfinished writes; nothing reads them, and they may be deleted.
+PARTIAL_PREFIX = ".partial-"
+
+
+def save_policy(policy: Policy, directory: str | Path) -> str:
+    """Write a policy checkpoint and return its root digest.
+
+    `directory` appears with all its files or not at all. If it already holds this very checkpoint nothing is
+    written. Raises CheckpointError when it holds anything else.
+    """
+    files = {
+        "config.json": config_json(policy.model.config).encode(),
+        "model.safetensors": _weights(policy.model, tied_names(policy.model)),
+        **_tokenizer_files(policy.tokenizer),
+    }
+    return _write("policy", files, Path(directory))
+
+
+def save_reward_model(reward_model: RewardModel, directory: str | Path) -> str:
+    """Write a reward-model checkpoint, with its frozen policy and its scale, and return its root digest."""
+    shape = json.dumps(asdict(reward_model.shape), indent=2, sort_keys=True) + "\n"
+    files = {
+        "config.json": config_json(reward_model.config).encode(),
+        "model.safetensors": _weights(reward_model, _tied_in(reward_model)),
+        "reward_model.json": shape.encode(),
+        **_tokenizer_files(reward_model.tokenizer),
+    }
+    return _write("reward_model", files, Path(directory))
+
+
+def load_policy(directory: str | Path, digest: str | None = None) -> Policy:
+    """The policy in a checkpoint directory, on the CPU, verified first. Raises CheckpointError."""
+    root = _verified(directory, digest, "policy")
+    model = build_model(read_config(root / "config.json"), str(root / "config.json"))
+    fill(model, read_tensors(root / "model.safetensors"), tied_names(model), str(root / "model.safetensors"))
+    return Policy(model, _tokenizer(root))
+
+
+def load_reward_model(directory: str | Path, digest: str | None = None) -> RewardModel:
+    """The reward model in a checkpoint directory, on the CPU, verified first. Raises CheckpointError."""
+    root = _verified(directory, digest, "reward_model")
+    raw = read_json_object(root / "reward_model.json")
+    if set(raw) != {"pooling", "surprise"} or not isinstance(raw["surprise"], bool):
+        raise CheckpointError(
+            f"{root / 'reward_model.json'} does not have the fields pooling and surprise",
+            remedy="save it again",
+        )
+    model = build_model(read_config(root / "config.json"), str(root / "config.json"))
+    reward_model = RewardModel(model, _tokenizer(root), RewardShape(**raw))
+    tensors = read_tensors(root / "model.safetensors")
+    fill(reward_model, tensors, _tied_in(reward_model), str(root / "model.safetensors"))
+    return reward_model.eval()
+
+
+def _verified(directory: str | Path, digest: str | None, kind: Kind) -> Path:
+    manifest = verify_checkpoint(directory, digest)
+    if manifest.kind != kind:
+        raise CheckpointError(
+            f"{directory} holds a {manifest.kind}, not a {kind}", remedy="check the reference"
+        )
+    return Path(directory)
+
+
+def _tied_in(reward_model: RewardModel) -> frozenset[str]:
+    return tied_names(reward_model.frozen, "frozen.") if reward_model.shape.surprise else frozenset()
+
+
+def _weights(module: nn.Module, tied: frozenset[str]) -> bytes:
+    tensors: Mapping[str, Tensor] = {
+        name: tensor.detach().to("cpu", copy=False).contiguous()
+        for name, tensor in module.state_dict().items()
+        if name not in tied
+    }
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"tensor {name!r} is not finite: no checkpoint was written",
+                remedy="load the last good checkpoint",
+            )
+    return safetensors_bytes(dict(tensors), metadata={"format": "pt"})
+
+
+def _tokenizer_files(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
+    return {
+        "tokenizer.json": tokenizer.backend_tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": tokenizer_json(tokenizer).encode(),
+    }
+
+
+def _tokenizer(root: Path) -> PreTrainedTokenizerFast:
+    raw = read_json_object(root / "tokenizer_config.json")
+    tokens = {
+        name: value for name, value in raw.items() if name.endswith("_token") and isinstance(value, str)
+    }
+    return tokenizer_from(root / "tokenizer.json", tokens)
+
+
+def _write(kind: Kind, files: Mapping[str, bytes], directory: Path) -> str:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.parent / f"{PARTIAL_PREFIX}{directory.name}-{secrets.token_hex(4)}"
+    partial.mkdir()
+    try:
+        entries: list[FileEntry] = []
+        for name, content in sorted(files.items()):
+            _write_file(partial / name, content)
+            entries.append(hash_file(partial / name))
+        manifest = make_manifest(kind, entries)
+        _write_file(partial / MANIFEST, manifest_json(manifest).encode())
+        _sync(partial)
+        _move(partial, directory, manifest.digest)
+        _sync(directory.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return manifest.digest
+
+
+def _move(partial: Path, directory: Path, digest: str) -> None:
+    try:
+        if directory.is_symlink():
+            raise FileExistsError
+        # Onto an empty directory or none; the system refuses anything else.
+        os.rename(partial, directory)
+    except OSError as error:
+        if not os.path.lexists(directory):
+            raise
+        try:
+            verify_checkpoint(directory, digest)
+        except CheckpointError as other:
+            raise CheckpointError(
+                f"{directory} already holds something else ({other.message})",
+                remedy="choose another directory",
+            ) from error
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,162 @@
+"""Token-by-token decoding of Llama-architecture models, without the overhead of a general module tree.
+
+Works on the module's own weights, rearranged once: each RMS norm's gain goes into the matrix after it,
+query, key and value share one matrix product, and so do the two halves of the gated MLP. Keys and values go
+into a cache of fixed size. Prompts are padded on the left here, so that every row writes its next token
+into the same cache slot.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+_FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
+
+# Below this many multiplications per row torch computes a batched product without its fast library (256 rows
+# of 16 x 24: 116 microseconds, of 16 x 25: 24), so a little more of the cache than is filled is read, masked.
+_FAST_PRODUCT = 400
+
+
+def can_decode(model: PreTrainedModel) -> bool:
+    """Whether `LlamaDecoder` computes exactly what this model computes."""
+    if type(model) is not LlamaForCausalLM:
+        return False
+    config = model.config
+    return not (config.attention_bias or config.mlp_bias) and model.model.rotary_emb.rope_type in _FIXED_ROPE
+
+
+class LlamaDecoder:
+    """Next-token logits for a set of rows that grow in step. Use under `torch.inference_mode`.
+
+    Shapes: p distinct prompts, r rows, d width, h heads, g key-value heads, c head width, s prompt places.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, max_positions: int) -> None:
+        """Rearrange the weights of `model`, for at most `max_positions` tokens."""
+        config, attention = model.config, model.model.layers[0].self_attn
+        self.heads, self.groups, self.width = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            attention.head_dim,
+        )
+        self.activation = model.model.layers[0].mlp.act_fn
+        self.embedding = model.model.embed_tokens.weight
+        d = config.hidden_size
+        self.eps = d * config.rms_norm_eps
+        self.layers = []
+        for layer in model.model.layers:
+            a, m = layer.self_attn, layer.mlp
+            query = self._interleave(a.q_proj.weight) * attention.scaling
+            key = self._interleave(a.k_proj.weight)
+            qkv = torch.cat([query, key, a.v_proj.weight]) * (layer.input_layernorm.weight * math.sqrt(d))
+            gate_up = torch.cat([m.gate_proj.weight, m.up_proj.weight])
+            gate_up = gate_up * (layer.post_attention_layernorm.weight * math.sqrt(d))
+            self.layers.append((qkv.t(), a.o_proj.weight.t(), gate_up.t(), m.down_proj.weight.t()))
+        self.output = (model.lm_head.weight * (model.model.norm.weight * math.sqrt(d))).t()
+        positions = torch.arange(max_positions, device=self.embedding.device)[None]
+        cos, sin = model.model.rotary_emb(self.embedding.new_zeros((), dtype=torch.float32), positions)
+        self.turns = torch.complex(cos[0, :, : self.width // 2], sin[0, :, : self.width // 2])
+
+    def prefill(self, ids: Tensor, valid: Tensor, slots: int, rows_of: Tensor) -> Tensor:
+        """Read prompts and return the logits (r, V) after them.
+
+        ids, valid: (p, s) left-padded distinct prompts and which of their places are real. slots: cache size.
+        rows_of: (r,) the prompt of each row; a prompt is read once however many rows it has.
+        """
+        prompts, length = ids.shape
+        rows, shape = len(rows_of), (len(rows_of), self.groups)
+        turns = self.turns[(valid.cumsum(1) - 1).clamp(min=0)].view(prompts * length, 1, -1)
+        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        # A padded place attends to itself: a row of the mask without any place would give NaN.
+        mask = (causal & valid[:, None]) | torch.eye(length, dtype=torch.bool, device=ids.device)
+        x = self.embedding[ids.reshape(-1)]
+        self.keys = x.new_zeros(
+            len(self.layers), *shape, self.width, slots
+        )  # transposed for the product with queries
+        self.values = x.new_zeros(len(self.layers), *shape, slots, self.width)
+        for number, (qkv, out, gate_up, down) in enumerate(self.layers):
+            q, k, v = (
+                part.view(prompts, length, -1, self.width).transpose(1, 2)
+                for part in self._project(x, qkv, turns)
+            )
+            self.keys[number, ..., :length] = k.transpose(2, 3)[rows_of]
+            self.values[number, :, :, :length] = v[rows_of]
+            attended = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask[:, None], scale=1.0, enable_gqa=self.groups != self.heads
+            )
+            x = torch.addmm(x, attended.transpose(1, 2).reshape(len(x), -1), out)
+            x = self._mlp(x, gate_up, down)
+        self.filled, self.slots = length, slots
+        self.position = valid.sum(1)[rows_of]
+        # Added to attention scores: -inf where a row's prompt was padded and where nothing is stored yet.
+        self.blocked = x.new_full((rows, slots), float("-inf"))
+        self.blocked[:, :length].masked_fill_(valid[rows_of], 0.0)
+        self.padded = not bool(valid.all())
+        return self._logits(x.view(prompts, length, -1)[:, -1])[rows_of]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Append one token (r,) to every row and return the logits (r, V) after it."""
+        rows, slot = len(tokens), self.filled
+        self.filled += 1
+        self.blocked[:, slot] = 0.0
+        end = min(self.slots, max(self.filled, -(-_FAST_PRODUCT // self.width)))
+        masked = self.padded or end > self.filled
+        bias = (
+            self.blocked[:, None, None, :end].expand(rows, self.groups, 1, end).reshape(-1, 1, end)
+            if masked
+            else None
+        )
+        turns = self.turns[self.position][:, None]
+        x = self.embedding[tokens]
+        for number, (qkv, out, gate_up, down) in enumerate(self.layers):
+            q, k, v = self._project(x, qkv, turns)
+            keys, values = self.keys[number], self.values[number]
+            keys[..., slot] = k
+            values[:, :, slot] = v
+            q = q.reshape(rows * self.groups, -1, self.width)
+            keys, values = keys.flatten(0, 1)[..., :end], values.flatten(0, 1)[:, :end]
+            scores = torch.bmm(q, keys) if bias is None else torch.baddbmm(bias, q, keys)
+            attended = torch.bmm(scores.softmax(-1), values)
+            x = torch.addmm(x, attended.view(rows, -1), out)
+            x = self._mlp(x, gate_up, down)
+        self.position = self.position + 1
+        return self._logits(x)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.position, self.blocked = self.position[rows], self.blocked[rows]
+
+    def _interleave(self, weight: Tensor) -> Tensor:
+        """Reorder a projection's outputs so that the two coordinates a rotary turn mixes are neighbours.
+
+        They are i and i + c/2 of a head. Queries and keys are reordered alike, so their products stay the
+        same, and a turn becomes one complex multiplication.
+        """
+        return weight.view(-1, 2, self.width // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+    def _project(self, x: Tensor, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turned queries (n, h, c) and keys (n, g, c), and values (n, g, c); x (n, d), turns (n, 1, c/2)."""
+        states = ((x @ qkv) * self._inverse_norm(x)).view(len(x), -1, self.width)
+        turned = self.heads + self.groups
+        pairs = torch.view_as_complex(states[:, :turned].float().unflatten(-1, (-1, 2)))
+        rotated = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+        return rotated[:, : self.heads], rotated[:, self.heads :], states[:, turned:]
+
+    def _mlp(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        gate, up = ((x @ gate_up) * self._inverse_norm(x)).chunk(2, -1)
+        return torch.addmm(x, self.activation(gate) * up, down)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return ((x @ self.output) * self._inverse_norm(x)).float()
+
+    def _inverse_norm(self, x: Tensor) -> Tensor:
+        # An RMS norm scales a row as a whole, so it may come after the matrix product; its sqrt(d) is in
+        # the matrix.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        return norm.square_().add_(self.eps).rsqrt_().to(x.dtype)

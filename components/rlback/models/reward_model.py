@@ -1,0 +1,177 @@
+"""Reward models: a policy's trunk with a scalar head, scoring token ids exactly as they were sampled."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from rlback.errors import ConfigError, DataError, TrainingDiverged
+from rlback.models.batching import Ids, by_length, pack
+from rlback.models.policy import Policy, positions_of, token_logps
+
+Pooling = Literal["last", "mean", "sum"]
+
+#: Divides the sum of per-token values, of which a completion has tens.
+SUM_DIVISOR = 8.0
+
+
+@dataclass(frozen=True)
+class RewardShape:
+    """How token states become one score, and whether the model sees each token's surprise.
+
+    pooling: `last` reads the end token (last real token), `mean` averages the completion's states, `sum`
+    adds up a value per completion token. surprise: feed the log-probability of each completion token under
+    a frozen copy of the policy into the trunk. A tiny reward model with neither memorises its training
+    pairs.
+    """
+
+    pooling: Pooling
+    surprise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pooling not in get_args(Pooling):
+            raise ConfigError(
+                f"pooling {self.pooling!r} is not known", remedy=f"use one of {', '.join(get_args(Pooling))}"
+            )
+
+
+class RewardModel(nn.Module):
+    """One scalar per (prompt, completion); token ids go in as sampled, end token included.
+
+    Parameters: `trunk.*`, `head.weight` (1, d); for `sum` also `token_table.weight` (V, 1 or 2), the
+    per-token offset and, with surprise, the per-token slope on surprise; with surprise also
+    `surprise_direction` (d,). The frozen policy (`frozen.*`) takes no gradient. `shift` and `scale` are
+    buffers: see `rescale`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, shape: RewardShape
+    ) -> None:
+        """Copy trunk (and, with surprise, the whole frozen policy) from `model`; the head starts at 0."""
+        super().__init__()
+        self.shape, self.tokenizer, self.config = shape, tokenizer, model.config
+        self.trunk = copy.deepcopy(model.base_model).requires_grad_(True)
+        vocabulary, width = self.trunk.get_input_embeddings().weight.shape
+        self.head = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.head.weight)
+        if shape.pooling == "sum":
+            self.token_table = nn.Embedding(vocabulary, 2 if shape.surprise else 1)
+            nn.init.zeros_(self.token_table.weight)
+        if shape.surprise:
+            self.frozen = copy.deepcopy(model).requires_grad_(False)
+            self.surprise_direction = nn.Parameter(torch.zeros(width))
+        self.register_buffer("shift", torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @torch.no_grad()
+    def surprise(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        """(b, t) log-probability of each completion token under the frozen policy, 0 where padded.
+
+        It never changes, so a trainer may compute it once per pair and hand it to `forward` in every epoch.
+        """
+        return token_logps(self.frozen, prompts, completions, self.tokenizer.pad_token_id)[0]
+
+    def forward(
+        self, prompts: Sequence[Ids], completions: Sequence[Ids], surprise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Raw scores (b,), float32, before shift and scale.
+
+        surprise: optionally one tensor per row, at least as long as the completion, as `surprise` gave it.
+        Raises DataError for an empty completion or a row that does not fit the model.
+        """
+        for row, completion in enumerate(completions):
+            if len(completion) == 0:
+                raise DataError(f"completion {row} has no tokens", remedy="encode it with encode_completion")
+        pad_id = self.tokenizer.pad_token_id
+        batch = pack(prompts, completions, pad_id, positions_of(self.trunk), self.device)
+        seen: Tensor | None = None
+        if self.shape.surprise:
+            if surprise is None:
+                seen = self.surprise(prompts, completions)
+            else:
+                seen = nn.utils.rnn.pad_sequence(
+                    [s[: len(c)] for s, c in zip(surprise, completions, strict=True)], True
+                )
+                seen = seen.to(self.device)
+            channel = torch.zeros(batch.ids.shape, device=self.device)
+            row, step = batch.mask.nonzero(as_tuple=True)
+            channel[row, batch.places[row, step]] = seen[row, step]
+            embedded = self.trunk.get_input_embeddings()(batch.ids)
+            embedded = embedded + channel[..., None].to(embedded.dtype) * self.surprise_direction
+            hidden = self.trunk(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        else:
+            hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
+        return self._pool(hidden, batch.places, batch.targets, batch.mask, seen)
+
+    def _pool(
+        self, hidden: Tensor, places: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None
+    ) -> Tensor:
+        """(b, s, d) states to (b,) scores, in fp32."""
+        count = mask.sum(1)
+        weight = self.head.weight[0].float()
+        rows = torch.arange(len(count), device=mask.device)
+        if self.shape.pooling == "last":
+            return hidden[rows, places[rows, count - 1]].float() @ weight
+        states = hidden[rows[:, None], places].float()
+        if self.shape.pooling == "mean":
+            return ((states * mask[..., None]).sum(1) / count[:, None]) @ weight
+        table = self.token_table(targets).float()
+        value = states @ weight + table[..., 0]
+        if seen is not None:
+            value = value + table[..., 1] * seen
+        return (value * mask).sum(1) / SUM_DIVISOR
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int = 256) -> Tensor:
+        """(raw - shift) / scale for every row, (b,) float32 without gradient, in the order given."""
+        scores = torch.zeros(len(prompts), device=self.device)
+        for rows in by_length(prompts, completions, batch_size):
+            scores[rows] = self([prompts[r] for r in rows], [completions[r] for r in rows])
+        return (scores - self.shift) / self.scale
+
+    @torch.no_grad()
+    def rescale(self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int = 256) -> None:
+        """Set shift and scale so that `score` has mean 0 and variance 1 on these reference samples.
+
+        After every retrain, on samples of the same reference policy: only then does a KL coefficient mean
+        the same from round to round (Ziegler et al. 2019, arXiv 1909.08593). Raises TrainingDiverged when
+        the scores are not finite or all equal.
+        """
+        self.shift.zero_()
+        self.scale.fill_(1.0)
+        raw = self.score(prompts, completions, batch_size).double()
+        spread = raw.std(unbiased=False).item() if len(raw) else math.nan
+        if not spread > 1e-8 * (1.0 + raw.abs().mean().item()):
+            raise TrainingDiverged(
+                f"the reward model's scores on {len(raw)} reference samples have standard deviation {spread}",
+                remedy="train it with a lower learning rate or on more labels",
+            )
+        self.shift.fill_(raw.mean().item())
+        self.scale.fill_(spread)
+
+
+def new_reward_model(policy: Policy, shape: RewardShape, seed: int) -> RewardModel:
+    """A reward model on a copy of the policy's trunk; the head is drawn from `seed` with std 1 / sqrt(d + 1).
+
+    Head initialisation: Stiennon et al. 2020, arXiv 2009.01325.
+    """
+    model = RewardModel(policy.model, policy.tokenizer, shape)
+    width = model.head.weight.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width + 1))
+    return model.to(policy.model.device)

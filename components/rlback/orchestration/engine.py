@@ -1,0 +1,148 @@
+"""How the CLI asks Prefect to carry a campaign on. Outside flows/ the only place that knows Prefect.
+
+With `PREFECT_API_URL` set, flow runs are reported to that server. Otherwise a server of our own runs on a
+loopback port for as long as it is needed; its database lies in the project, and it ends with this process even
+when that is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlback.campaign import machine
+from rlback.campaign.plan import Finished, Step
+from rlback.errors import StageError
+from rlback.project import Project
+
+START_SECONDS = 120
+_PR_SET_PDEATHSIG = 1
+
+
+def flows_directory() -> Path:
+    """The checkout's flows/, which is not part of the installed package.
+
+    Raises:
+        StageError: the package is installed without its checkout.
+    """
+    directory = Path(__file__).resolve().parents[3] / "flows"
+    if not (directory / "campaign_flow.py").is_file():
+        raise StageError(
+            f"there is no flows/ at {directory.parent}: Prefect flows need a checkout of the project",
+            remedy="use --engine inline, or install with `pip install -e .` in a checkout",
+        )
+    return directory
+
+
+def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting | Finished:
+    """Runs the campaign flow in this process until a person is needed or the campaign is finished.
+
+    Raises:
+        RlbackError: what a stage raised.
+    """
+    with server(project):
+        flow = _load(flows_directory() / "campaign_flow.py").campaign_flow
+        state = flow(campaign, str(project.root), return_state=True)
+    if not state.is_completed():
+        state.result(raise_on_failure=True)
+        raise StageError(f"the flow run of {campaign} ended as {state.name}: {state.message}")
+    due = machine.what_next(project, campaign)
+    if isinstance(due, Step):
+        raise StageError(f"{campaign} still has {due.stage} to do", remedy=f"rlback advance {campaign}")
+    return due
+
+
+@contextmanager
+def server(project: Project) -> Iterator[str]:
+    """The URL of a Prefect API: the one configured, or that of a server started for the time being."""
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured:
+        yield configured
+        return
+    process, url = _start(project)
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield url
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
+    log = project.root / ".prefect" / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    factory = "prefect.server.api.server:create_app"
+    command = [
+        sys.executable, "-m", "uvicorn", "--factory", factory, "--host", "127.0.0.1", "--port", str(port),
+        "--log-level", "error", "--lifespan", "on",
+    ]  # fmt: skip
+    environment = {**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            preexec_fn=_end_with(os.getpid()), cwd=project.root,
+        )  # fmt: skip
+    url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return process, url
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    process.kill()
+    process.wait()
+    raise StageError(
+        f"the Prefect server did not answer within {START_SECONDS} s; its log is {log}",
+        remedy="try again, or carry on without it: rlback advance --engine inline",
+    )
+
+
+def _end_with(parent: int) -> Any:
+    """A function that ties a child's life to ours, where the system can (Linux)."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def tie() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return tie
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _load(path: Path) -> Any:
+    # By path and under a name of our own: a bare `flows` on sys.path could be somebody else's.
+    name = f"rlback_flows.{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

@@ -1,0 +1,115 @@
+"""Plain records that travel between the rooms of the house. Standard library only.
+
+Terms are those of docs/glossary.md. Every record is immutable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Verdict = Literal["a", "b", "tie", "skip"]
+ActorKind = Literal["human", "simulated", "system"]
+
+#: How training and stages report progress: (done, total, metrics so far).
+Report = Callable[[int, int, Mapping[str, float]], None]
+
+
+def silent(done: int, total: int, metrics: Mapping[str, float]) -> None:
+    """A `Report` that says nothing."""
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value that digests are taken of: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (64 hex digits) of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that depends on every part, for a random generator used for one purpose only.
+
+    Randomness is derived, never carried along: step 40 of a stage draws the same numbers whether or not the
+    process that runs it is the one that ran step 39.
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who did something that the ledger records."""
+
+    name: str
+    kind: ActorKind
+
+
+SYSTEM = Actor("rlback", "system")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a policy sampled for one prompt.
+
+    `ids` are the sampled token ids, end token included where it was sampled: the reward model scores exactly
+    these, never a re-tokenised text. `finished` says whether the end token was sampled.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt with two completions, shown to an annotator.
+
+    `source` says where the two come from: `base` (both from the base policy), `inside` (both from the
+    candidate) or `cross` (a: candidate, b: start checkpoint; the side shown left is drawn at display).
+    """
+
+    prompt: str
+    a: Completion
+    b: Completion
+    source: Literal["base", "inside", "cross", "given"]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A prompt with the preferred and the dispreferred completion, as texts.
+
+    `weight` scales the pair's loss; `group` is what a split must keep together (a debate, a conversation).
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    group: str = ""
+    weight: float = 1.0
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share or mean with its 95 % interval and the number of labels behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint in the registry: root digest, MLflow LoggedModel id and the directory that holds it."""
+
+    digest: str
+    kind: Literal["policy", "reward_model"]
+    model_id: str
+    location: str

@@ -1,0 +1,135 @@
+"""Gates: the point a candidate cannot pass without a recorded decision on the evidence that was shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from rlback.errors import GateRefused
+from rlback.ledger.store import Store, Transaction, now
+from rlback.ledger.tables import decisions, gates
+from rlback.records import Actor, canonical_json, digest_of
+
+GateVerdict = Literal["approve", "decline", "more-labels"]
+STATE_AFTER: dict[str, str] = {"approve": "approved", "decline": "declined", "more-labels": "more-labels"}
+LEAST_DIGEST = 12
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A gate with its evidence, and its decision where there is one."""
+
+    id: str
+    campaign: str
+    round: int
+    attempt: int
+    state: str
+    evidence: dict[str, Any]
+    digest: str
+    opened: str
+    decision: dict[str, Any] | None
+
+
+def gate_id(campaign: str, round_: int, attempt: int) -> str:
+    """Like a batch's id: `demo.r2`, `demo.r2a2`."""
+    return f"{campaign}.r{round_}" + (f"a{attempt}" if attempt > 1 else "")
+
+
+def open_gate(
+    transaction: Transaction, campaign: str, round_: int, attempt: int, evidence: dict[str, Any], actor: Actor
+) -> tuple[str, str]:
+    """Opens a gate on some evidence; returns its id and the evidence digest."""
+    id_, digest = gate_id(campaign, round_, attempt), digest_of(evidence)
+    transaction.execute(
+        insert(gates).values(
+            id=id_, campaign=campaign, round=round_, attempt=attempt, state="open",
+            evidence=canonical_json(evidence), evidence_digest=digest, opened=now(),
+        )
+    )  # fmt: skip
+    transaction.event("gate.opened", campaign, actor, {"gate": id_, "round": round_, "evidence": digest})
+    return id_, digest
+
+
+def find_gate(store: Store, id_: str) -> Gate:
+    """A gate by its id.
+
+    Raises:
+        GateRefused: there is none; names those that are open.
+    """
+    row = store.first(select(gates).where(gates.c.id == id_))
+    if row is None:
+        waiting = [r.id for r in store.rows(select(gates.c.id).where(gates.c.state == "open"))]
+        remedy = f"open gates: {', '.join(waiting)}" if waiting else "no gate is open now; see `rlback status`"
+        raise GateRefused(f"there is no gate {id_}", remedy=remedy)
+    decision = store.first(select(decisions).where(decisions.c.gate == id_))
+    return Gate(
+        row.id, row.campaign, row.round, row.attempt, row.state, json.loads(row.evidence), row.evidence_digest,
+        row.opened, dict(decision._mapping) if decision else None,
+    )  # fmt: skip
+
+
+def open_gates(store: Store) -> list[Gate]:
+    """Gates that wait for a decision, oldest first."""
+    rows = store.rows(select(gates.c.id).where(gates.c.state == "open").order_by(gates.c.opened))
+    return [find_gate(store, row.id) for row in rows]
+
+
+def decide(
+    store: Store, id_: str, verdict: GateVerdict, approver: Actor, *, digest: str, reason: str
+) -> Gate:
+    """Records a decision on the evidence with this digest (all 64 digits, or at least the first 12).
+
+    Raises:
+        GateRefused: the digest is not that of the evidence, the gate is decided or expired already, or a
+            decline or call for more labels gives no reason.
+    """
+    gate = find_gate(store, id_)
+    if verdict != "approve" and not reason.strip():
+        raise GateRefused(f"a {verdict} at gate {id_} needs a reason", remedy='add --reason "…"')
+    if len(digest) < LEAST_DIGEST or not gate.digest.startswith(digest.lower()):
+        raise GateRefused(
+            f"the digest {digest or '(empty)'} is not that of the evidence at gate {id_}: what you saw is not what "
+            "would be decided on",
+            remedy=f"look again: rlback gate show {id_}",
+        )
+    try:
+        with store.transaction() as transaction:
+            state = transaction.execute(select(gates.c.state).where(gates.c.id == id_)).scalar_one()
+            if state != "open":
+                raise _already(store, id_, state)
+            transaction.execute(
+                insert(decisions).values(
+                    gate=id_, verdict=verdict, approver=approver.name, approver_kind=approver.kind,
+                    reason=reason.strip(), evidence_digest=gate.digest, time=now(),
+                )
+            )  # fmt: skip
+            transaction.execute(update(gates).where(gates.c.id == id_).values(state=STATE_AFTER[verdict]))
+            transaction.event(
+                "gate.decided", gate.campaign, approver,
+                {"gate": id_, "round": gate.round, "verdict": verdict, "reason": reason.strip(),
+                 "evidence": gate.digest},
+            )  # fmt: skip
+    except IntegrityError:
+        raise _already(store, id_, "decided") from None
+    return find_gate(store, id_)
+
+
+def expire(transaction: Transaction, id_: str, campaign: str, actor: Actor, reason: str) -> None:
+    """Closes an open gate without a decision: nothing it stood for can be approved any more."""
+    transaction.execute(update(gates).where(gates.c.id == id_, gates.c.state == "open").values(state="expired"))
+    transaction.event("gate.expired", campaign, actor, {"gate": id_, "reason": reason})
+
+
+def _already(store: Store, id_: str, state: str) -> GateRefused:
+    decision = store.first(select(decisions).where(decisions.c.gate == id_))
+    if decision is None:
+        return GateRefused(f"gate {id_} is {state}; it takes no decision any more", remedy="see `rlback status`")
+    return GateRefused(
+        f"gate {id_} is decided already: {decision.verdict} by {decision.approver} at {decision.time}. "
+        "The first decision stands",
+        remedy="carry on with `rlback advance`",
+    )

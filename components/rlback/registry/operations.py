@@ -1,0 +1,349 @@
+"""What can be done to a policy's versions: register, promote, decline, roll back, deploy.
+
+The ledger decides, MLflow mirrors. Each operation is one transaction that checks its conditions inside
+itself, moves our alias row and appends the events; `reconcile` then moves MLflow's aliases to match and
+records that it did. A crash between the two leaves a mirror that lags, which the next `reconcile` mends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from rlback.registry import gates as gate_room
+from rlback.errors import RegistryError
+from rlback.ledger.store import Store, Transaction, now
+from rlback.ledger.tables import aliases, campaigns, checkpoints, decisions, gates, versions
+from rlback.models.manifest import verify_checkpoint
+from rlback.project import Project
+from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json
+from rlback.registry.mlflow_store import MlflowStore
+
+_ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)@([A-Za-z0-9_-]+)$")
+ALIASES = ("candidate", "approved", "deployed")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version of a policy, as the ledger knows it."""
+
+    policy: str
+    version: int
+    digest: str
+    model_id: str
+    location: str
+    campaign: str
+    round: int
+    parent: int | None
+    status: str
+    lineage: dict[str, Any]
+    created: str
+
+    @property
+    def address(self) -> str:
+        """`policy@12`."""
+        return f"{self.policy}@{self.version}"
+
+
+def _query() -> Any:
+    columns = (versions, checkpoints.c.model_id, checkpoints.c.location)
+    return select(*columns).join(checkpoints, versions.c.digest == checkpoints.c.digest)
+
+
+def _version(row: Any) -> Version:
+    return Version(
+        row.policy, row.version, row.digest, row.model_id, row.location, row.campaign, row.round, row.parent,
+        row.status, json.loads(row.lineage), row.created,
+    )  # fmt: skip
+
+
+def list_versions(store: Store, policy: str | None = None) -> list[Version]:
+    """All versions of one policy, or of all, in order."""
+    query = _query().order_by(versions.c.policy, versions.c.version)
+    if policy is not None:
+        query = query.where(versions.c.policy == policy)
+    return [_version(row) for row in store.rows(query)]
+
+
+def get_version(store: Store, policy: str, version: int) -> Version:
+    """One version.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    row = store.first(_query().where(versions.c.policy == policy, versions.c.version == version))
+    if row is None:
+        raise RegistryError(f"there is no {policy}@{version}", remedy="`rlback registry list` shows what there is")
+    return _version(row)
+
+
+def list_aliases(store: Store, policy: str) -> dict[str, int]:
+    """The ledger's aliases of a policy: alias -> version."""
+    return {row.alias: row.version for row in store.rows(select(aliases).where(aliases.c.policy == policy))}
+
+
+def resolve(store: Store, address: str) -> Version:
+    """`policy@12`, `policy@approved`, or a bare alias where only one policy has it.
+
+    Raises:
+        RegistryError: the address has no such form, or names nothing.
+    """
+    match = _ADDRESS.match(address)
+    if match is None:
+        if address in ALIASES:
+            rows = store.rows(select(aliases).where(aliases.c.alias == address))
+            if len(rows) == 1:
+                return get_version(store, rows[0].policy, rows[0].version)
+            have = ", ".join(f"{r.policy}@{address}" for r in rows)
+            remedy = f"name one: {have}" if have else "`rlback registry list` shows what there is"
+            raise RegistryError(f"{len(rows)} policies have the alias {address}", remedy=remedy)
+        raise RegistryError(f"{address!r} names no checkpoint", remedy="write POLICY@N or POLICY@approved")
+    policy, which = match.groups()
+    if which.isdigit():
+        return get_version(store, policy, int(which))
+    held = list_aliases(store, policy)
+    if which not in held:
+        known = ", ".join(f"{a} = {policy}@{n}" for a, n in sorted(held.items())) or "none"
+        raise RegistryError(f"{policy} has no alias {which!r}", remedy=f"its aliases: {known}")
+    return get_version(store, policy, held[which])
+
+
+def add_checkpoint(transaction: Transaction, project: Project, ref: CheckpointRef) -> None:
+    """Notes where a checkpoint's files lie; the same digest is noted once."""
+    from pathlib import Path
+
+    held = transaction.execute(select(checkpoints.c.digest).where(checkpoints.c.digest == ref.digest)).first()
+    if held is None:
+        location = project.relative(Path(ref.location))
+        transaction.execute(
+            insert(checkpoints).values(
+                digest=ref.digest, kind=ref.kind, model_id=ref.model_id, location=location, created=now()
+            )
+        )
+        transaction.event(
+            "checkpoint.saved", ref.digest, SYSTEM, {"kind": ref.kind, "model": ref.model_id, "location": location}
+        )
+
+
+def add_version(
+    transaction: Transaction,
+    *,
+    policy: str,
+    version: int,
+    digest: str,
+    campaign: str,
+    round_: int,
+    parent: int | None,
+    status: str,
+    lineage: dict[str, Any],
+) -> None:
+    """Enters a version that MLflow numbered, and moves the alias `candidate` to it where it is one."""
+    transaction.execute(
+        insert(versions).values(
+            policy=policy, version=version, digest=digest, campaign=campaign, round=round_, parent=parent,
+            status=status, lineage=canonical_json(lineage), created=now(),
+        )
+    )  # fmt: skip
+    transaction.event(
+        f"version.{status}", campaign, SYSTEM,
+        {"policy": policy, "version": version, "digest": digest, "round": round_, "parent": parent},
+    )  # fmt: skip
+    if status == "candidate":
+        move_alias(transaction, policy, "candidate", version, SYSTEM, f"round {round_} of {campaign}")
+
+
+def move_alias(
+    transaction: Transaction, policy: str, alias: str, version: int | None, actor: Actor, reason: str
+) -> int | None:
+    """Moves an alias (None removes it) with its event; returns where it was."""
+    where = (aliases.c.policy == policy) & (aliases.c.alias == alias)
+    was = transaction.execute(select(aliases.c.version).where(where)).scalar()
+    if was == version:
+        return was
+    if version is None:
+        transaction.execute(delete(aliases).where(where))
+    elif was is None:
+        transaction.execute(insert(aliases).values(policy=policy, alias=alias, version=version))
+    else:
+        transaction.execute(update(aliases).where(where).values(version=version))
+    transaction.event(
+        "alias.moved", policy, actor, {"alias": alias, "from": was, "to": version, "reason": reason}
+    )
+    return was
+
+
+def _set_status(transaction: Transaction, policy: str, version: int, status: str) -> None:
+    transaction.execute(
+        update(versions).where(versions.c.policy == policy, versions.c.version == version).values(status=status)
+    )
+
+
+def promote(transaction: Transaction, candidate: Version, actor: Actor, evidence: dict[str, Any]) -> None:
+    """Makes a candidate approved, and the alias `approved` point to it."""
+    _set_status(transaction, candidate.policy, candidate.version, "approved")
+    transaction.event(
+        "checkpoint.approved", candidate.campaign, actor,
+        {"policy": candidate.policy, "version": candidate.version, "digest": candidate.digest, **evidence},
+    )  # fmt: skip
+    move_alias(transaction, candidate.policy, "approved", candidate.version, actor, evidence.get("reason", ""))
+    move_alias(transaction, candidate.policy, "candidate", None, actor, "approved")
+
+
+def decline(
+    transaction: Transaction, candidate: Version, start: Version, actor: Actor, evidence: dict[str, Any]
+) -> None:
+    """Marks a candidate declined and records the rollback to its start checkpoint. Deletes nothing."""
+    _set_status(transaction, candidate.policy, candidate.version, "declined")
+    transaction.event(
+        "checkpoint.declined", candidate.campaign, actor,
+        {"policy": candidate.policy, "version": candidate.version, "digest": candidate.digest, **evidence},
+    )  # fmt: skip
+    move_alias(transaction, candidate.policy, "candidate", None, actor, "declined")
+    transaction.event(
+        "rolled-back", candidate.campaign, actor,
+        {"policy": start.policy, "from": candidate.version, "to": start.version, "digest": start.digest},
+    )  # fmt: skip
+
+
+def approver_of(store: Store, version: Version) -> Any:
+    """The decision that approved a version (row of `decisions`), or None."""
+    query = (
+        select(decisions)
+        .join(gates, decisions.c.gate == gates.c.id)
+        .where(gates.c.campaign == version.campaign, gates.c.round == version.round, decisions.c.verdict == "approve")
+    )
+    return store.first(query)
+
+
+def check_files(project: Project, version: Version) -> None:
+    """Verifies a version's files against its digest.
+
+    Raises:
+        CheckpointError: a file is missing, altered or does not belong there.
+    """
+    verify_checkpoint(project.absolute(version.location), version.digest)
+
+
+def roll_back(
+    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str, *, dry_run: bool = False
+) -> list[str]:
+    """Moves `approved` (and `deployed`, where something is deployed) back to an approved version or the base.
+
+    Active campaigns of the policy start their next round from the target; gates open on candidates that
+    started elsewhere expire. Returns what was (or would be) done, a line each.
+
+    Raises:
+        RegistryError: no reason; the target was never approved; or it may not be deployed but something is.
+        CheckpointError: the target's files do not match its digest.
+    """
+    store, policy = project.store, target.policy
+    if not reason.strip():
+        raise RegistryError("a rollback needs a reason", remedy='add --reason "…"')
+    if target.status not in ("approved", "base"):
+        raise RegistryError(
+            f"{target.address} is {target.status}, it was never approved: a rollback goes to an approved checkpoint",
+            remedy=f"approved: {', '.join(_approved(store, policy)) or 'none'}",
+        )
+    check_files(project, target)
+    held = list_aliases(store, policy)
+    plan = [f"approved moves from {_at(policy, held.get('approved'))} to {target.address}"]
+    redeploy = "deployed" in held and held["deployed"] != target.version
+    if redeploy:
+        _require_deployable(store, target)
+        plan.append(f"deployed moves from {_at(policy, held['deployed'])} to {target.address}")
+    active = store.rows(select(campaigns).where(campaigns.c.policy == policy, campaigns.c.state == "active"))
+    plan += [f"the next round of {row.name} starts from {target.address}" for row in active]
+    stale = [g for g in gate_room.open_gates(store) if g.campaign in {r.name for r in active}]
+    plan += [f"gate {gate.id} expires undecided" for gate in stale]
+    if dry_run:
+        return plan
+    with store.transaction() as transaction:
+        transaction.event(
+            "rolled-back", policy, actor,
+            {"policy": policy, "from": held.get("approved"), "to": target.version, "digest": target.digest,
+             "reason": reason.strip()},
+        )  # fmt: skip
+        move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
+        if redeploy:
+            move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
+        for row in active:
+            transaction.execute(
+                update(campaigns).where(campaigns.c.name == row.name).values(kept_version=target.version)
+            )
+        for gate in stale:
+            gate_room.expire(transaction, gate.id, gate.campaign, actor, f"rolled back to {target.address}")
+    reconcile(project, mirror, policy)
+    return plan
+
+
+def deploy(project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str) -> int | None:
+    """Moves `deployed` to an approved version; returns the version deployed before.
+
+    Raises:
+        RegistryError: it is not approved, or a simulated approver passed it.
+        CheckpointError: its files do not match its digest.
+    """
+    _require_deployable(project.store, target)
+    check_files(project, target)
+    with project.store.transaction() as transaction:
+        status = transaction.execute(
+            select(versions.c.status).where(
+                versions.c.policy == target.policy, versions.c.version == target.version
+            )
+        ).scalar_one()
+        if status != "approved":
+            raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
+        transaction.event(
+            "checkpoint.deployed", target.campaign, actor,
+            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason},
+        )  # fmt: skip
+        was = move_alias(transaction, target.policy, "deployed", target.version, actor, reason)
+    reconcile(project, mirror, target.policy)
+    return was
+
+
+def _require_deployable(store: Store, target: Version) -> None:
+    if target.status != "approved":
+        raise RegistryError(
+            f"{target.address} is {target.status}; only an approved checkpoint can be deployed",
+            remedy=f"approved: {', '.join(_approved(store, target.policy)) or 'none'}",
+        )
+    decision = approver_of(store, target)
+    if decision is None or decision.approver_kind != "human":
+        by = f"{decision.approver}, a {decision.approver_kind} approver" if decision else "nobody on record"
+        raise RegistryError(
+            f"{target.address} was passed by {by}: it can never be deployed",
+            remedy="run a campaign with gate.approver: human and let a person decide",
+        )
+
+
+def reconcile(project: Project, mirror: MlflowStore, policy: str) -> list[str]:
+    """Makes MLflow's aliases of a policy equal the ledger's, recording each repair; returns what it moved."""
+    ours, theirs = list_aliases(project.store, policy), mirror.aliases(policy)
+    moved = []
+    for alias in sorted({*ours, *theirs}):
+        if ours.get(alias) == theirs.get(alias):
+            continue
+        if alias in ours:
+            mirror.set_alias(policy, alias, ours[alias])
+        else:
+            mirror.delete_alias(policy, alias)
+        moved.append(f"{policy}: alias {alias} {theirs.get(alias)} -> {ours.get(alias)}")
+        with project.store.transaction() as transaction:
+            transaction.event(
+                "alias.mirrored", policy, SYSTEM,
+                {"alias": alias, "from": theirs.get(alias), "to": ours.get(alias)},
+            )  # fmt: skip
+    return moved
+
+
+def _approved(store: Store, policy: str) -> list[str]:
+    return [v.address for v in list_versions(store, policy) if v.status == "approved"]
+
+
+def _at(policy: str, version: int | None) -> str:
+    return f"{policy}@{version}" if version is not None else "nothing"

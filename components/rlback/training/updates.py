@@ -1,0 +1,73 @@
+"""One optimiser step, the same way in every loop: clip, check, step; and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from torch import nn
+
+from rlback.errors import TrainingDiverged
+
+Precision = Literal["fp32", "bf16"]
+
+
+def adam(
+    groups: list[dict[str, object]] | list[nn.Parameter],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW in torch's fused form; with weight decay 0 it is Adam."""
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Trainable parameters in two groups: matrices with weight decay; vectors (norms, biases) without."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def warmup_cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
+    """Factor on the learning rate at `step` (from 0): linear over `warmup`, then half a cosine to `floor`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def apply_update(
+    optimiser: torch.optim.Optimizer, *, clip: float, factor: float, stage: str, step: int, loss: float
+) -> float:
+    """Clip the gradient to the norm `clip`, step with `factor` times each group's base rate, clear it.
+
+    Returns the norm before clipping. TrainingDiverged, and no step, when the loss or the norm is not finite.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = float(nn.utils.clip_grad_norm_(parameters, clip))
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            raise TrainingDiverged(
+                f"{stage}: the {name} at step {step} is {value}",
+                remedy="lower the learning rate, or train in fp32",
+            )
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    return norm
+
+
+@contextlib.contextmanager
+def precision(kind: Precision, device: torch.device) -> Iterator[None]:
+    """Run the forward pass in fp32, or under bf16 autocast with fp32 master weights."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=kind == "bf16"):
+        yield

@@ -1,0 +1,111 @@
+"""Shared by all tests: tiny projects and campaigns that run in seconds on one core."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlback.project import TOOL_ENVIRONMENT, Project, make_project
+
+# Before any tool is imported: no telemetry, and no thread pools that fight over two cores.
+os.environ.update(TOOL_ENVIRONMENT, OMP_NUM_THREADS="1", COLUMNS="200")
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "policy": "policy",
+    "seed": 1,
+    "rounds": 2,
+    "source": {"world": "visits"},
+    "base": {
+        "shape": {"d_model": 16, "layers": 1, "heads": 2, "mlp": 32, "max_positions": 64},
+        "training": {"steps": 12, "batch": 16, "lr": 0.01, "warmup": 2},
+    },
+    "reward_model": {
+        "shape": {"pooling": "sum", "surprise": True},
+        "training": {"epochs": 1, "batch": 16, "lr": 0.001},
+        "reference_samples": 16,
+    },
+    "optimise": {
+        "steps": 4,
+        "prompts_per_step": 4,
+        "samples_per_prompt": 2,
+        "lr": 0.001,
+        "beta": 0.02,
+        "max_new_tokens": 24,
+        "checkpoint_every": 2,
+    },
+    "labels": {"annotators": "simulated", "initial": 24, "inside": 4, "cross": 12},
+    "gate": {"approver": "simulated", "win_rate": 0.5},
+    "evaluation": {"prompts": 8},
+}
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    """TINY with some keys replaced; a dict value changes keys inside its section."""
+    tree = yaml.safe_load(yaml.safe_dump(TINY))
+    for key, value in sections.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            tree[key] |= value
+        else:
+            tree[key] = value
+    return tree
+
+
+@pytest.fixture()
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """An empty project in a directory of its own."""
+    monkeypatch.delenv("RLBACK_PROJECT", raising=False)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "p" / ".prefect"))
+    return make_project(tmp_path / "p")
+
+
+@pytest.fixture(scope="session")
+def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the tiny campaign run to its end; copied by those who change it."""
+    from rlback.campaign import machine
+    from rlback.config import check_config
+    from rlback.records import Actor
+
+    root = tmp_path_factory.mktemp("finished") / "p"
+    made = make_project(root)
+    name = machine.start(made, check_config(TINY, "tiny"), Actor("ada", "human"))
+    machine.advance(made, name)
+    made.store.close()
+    return root
+
+
+@pytest.fixture()
+def finished(finished_template: Path, tmp_path: Path) -> Project:
+    """A copy of the finished tiny campaign's project."""
+    root = tmp_path / "copy"
+    shutil.copytree(finished_template, root)
+    return make_project(root)
+
+
+@pytest.fixture(scope="session")
+def human_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose campaign waits for a person at the gate of round 1 (labels were simulated)."""
+    from rlback.campaign import machine
+    from rlback.config import check_config
+    from rlback.records import Actor
+
+    root = tmp_path_factory.mktemp("human") / "p"
+    made = make_project(root)
+    config = check_config(changed(name="person", gate={"approver": "human"}), "tiny")
+    machine.advance(made, machine.start(made, config, Actor("ada", "human")))
+    made.store.close()
+    return root
+
+
+@pytest.fixture()
+def at_gate(human_template: Path, tmp_path: Path) -> Project:
+    """A copy of the project that waits at a gate."""
+    root = tmp_path / "copy"
+    shutil.copytree(human_template, root)
+    return make_project(root)

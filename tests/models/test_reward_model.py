@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from rlback.errors import ConfigError, DataError, TrainingDiverged
+from rlback.models.policy import token_logps
+from rlback.models.reward_model import RewardModel, RewardShape, new_reward_model
+from tests.models.builders import PROMPTS, policy
+
+SHAPES = [
+    RewardShape(pooling, surprise)
+    for pooling, surprise in itertools.product(("last", "mean", "sum"), (False, True))
+]
+COMPLETIONS = [[3, 23], [7, 7, 8, 23], [1], [2, 2, 2, 2, 2, 23], [0, 23]]
+
+
+def trained(shape: RewardShape) -> RewardModel:
+    """A reward model in which every parameter matters."""
+    made = new_reward_model(policy(), shape, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name == "surprise_direction" or name.startswith("token_table"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return made
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_score_is_independent_of_the_batch(shape: RewardShape):
+    """The same ids score the same alone, among others, in any order and at any batch size."""
+    made = trained(shape)
+    together = made.score(PROMPTS, COMPLETIONS)
+    alone = torch.cat([made.score([p], [c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
+    backwards = made.score(PROMPTS[::-1], COMPLETIONS[::-1], batch_size=2).flip(0)
+    assert together.dtype == torch.float32
+    assert not together.requires_grad
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(together, backwards, atol=1e-5)
+    assert together.std() > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_end_token_is_scored(shape: RewardShape):
+    """A finished completion and the same one cut before its end token get different scores."""
+    made = trained(shape)
+    finished, cut = made.score([PROMPTS[0]] * 2, [[3, 4, 23], [3, 4]]).tolist()
+    assert abs(finished - cut) > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_rescale_gives_mean_zero_variance_one(shape: RewardShape):
+    """On the reference samples scores have mean 0 and variance 1; doing it twice changes nothing."""
+    made = trained(shape)
+    before = made.score(PROMPTS, COMPLETIONS)
+    made.rescale(PROMPTS, COMPLETIONS)
+    scores = made.score(PROMPTS, COMPLETIONS)
+    assert scores.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scores.var(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    assert scores.argsort().tolist() == before.argsort().tolist()
+    made.rescale(PROMPTS, COMPLETIONS)
+    assert torch.allclose(made.score(PROMPTS, COMPLETIONS), scores, atol=1e-5)
+    assert torch.allclose(made(PROMPTS, COMPLETIONS), before, atol=1e-5)  # raw scores do not move
+
+
+def test_rescale_refuses_a_collapsed_model():
+    """A model that says the same about everything, or nothing finite, has no scale."""
+    made = new_reward_model(policy(), RewardShape("last"), seed=1)
+    with torch.no_grad():
+        made.head.weight.zero_()
+    with pytest.raises(TrainingDiverged, match="standard deviation 0"):
+        made.rescale(PROMPTS, COMPLETIONS)
+    with torch.no_grad():
+        made.head.weight.fill_(math.nan)
+    with pytest.raises(TrainingDiverged, match="nan"):
+        made.rescale(PROMPTS, COMPLETIONS)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_pooling_reads_completion_states(shape: RewardShape):
+    """With a head that reads coordinate 0, the score is that coordinate at the stated places."""
+    made = new_reward_model(policy(), shape, seed=1)
+    with torch.no_grad():
+        made.head.weight.zero_()[0, 0] = 1.0
+    ids = torch.tensor([[22, 1, 2, 3, 3, 4, 23]])
+    states = made.trunk(ids).last_hidden_state[0, :, 0].tolist()
+    expected = {"last": states[6], "mean": sum(states[4:]) / 3, "sum": sum(states[4:]) / 8}[shape.pooling]
+    assert made([PROMPTS[0]], [[3, 4, 23]]).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_sum_adds_token_offsets_and_slopes():
+    """With head 0: token 3 worth 16, token 4 worth 8 per nat of log-probability, the end token nothing."""
+    made = new_reward_model(policy(), RewardShape("sum", True), seed=1)
+    with torch.no_grad():
+        made.head.weight.zero_()
+        made.token_table.weight[3] = torch.tensor([16.0, 0.0])
+        made.token_table.weight[4] = torch.tensor([0.0, 8.0])
+    surprise = made.surprise([PROMPTS[0]], [[3, 4, 3, 23]])
+    score = made([PROMPTS[0]], [[3, 4, 3, 23]]).item()
+    assert score == pytest.approx(4.0 + surprise[0, 1].item(), abs=1e-5)
+    assert surprise[0, 1] < -0.01
+
+
+def test_surprise_stays_with_the_policy_it_came_from():
+    """Changing the policy afterwards, or training the trunk, leaves the surprise as it was."""
+    source = policy()
+    made = new_reward_model(source, RewardShape("mean", True), seed=1)
+    expected = token_logps(source.model, PROMPTS, COMPLETIONS, 21)[0].detach()
+    with torch.no_grad():
+        for parameter in [*source.model.parameters(), *made.trunk.parameters()]:
+            parameter.mul_(1.5)
+    assert torch.allclose(made.surprise(PROMPTS, COMPLETIONS), expected, atol=1e-6)
+
+
+def test_surprise_may_be_given():
+    """Precomputed surprise, also padded wider than needed, gives the same scores as computing it again."""
+    made = trained(RewardShape("sum", True))
+    wide = list(made.surprise(PROMPTS, COMPLETIONS))
+    rows = [2, 1]
+    given = made([PROMPTS[r] for r in rows], [COMPLETIONS[r] for r in rows], [wide[r] for r in rows])
+    assert torch.allclose(given, made(PROMPTS, COMPLETIONS)[rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_trainable_weight_gets_a_gradient(shape: RewardShape):
+    """All parameters but the frozen policy's learn, also the parts that start at zero."""
+    made = new_reward_model(policy(), shape, seed=1)
+    made(PROMPTS, COMPLETIONS).square().sum().backward()
+    for name, parameter in made.named_parameters():
+        if name.startswith("frozen."):
+            assert not parameter.requires_grad
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+
+
+def test_new_reward_model_copies_the_trunk():
+    """The trunk starts as the policy's and does not share its memory."""
+    source = policy()
+    made = new_reward_model(source, RewardShape("last"), seed=1)
+    theirs = dict(source.model.model.named_parameters())
+    for name, parameter in made.trunk.named_parameters():
+        assert torch.equal(parameter, theirs[name])
+        assert parameter.data_ptr() != theirs[name].data_ptr()
+
+
+def test_head_is_drawn_from_the_seed():
+    """Head weights have standard deviation 1 / sqrt(33) for d = 32 (over 100 seeds) and repeat for a seed."""
+    source = policy()
+    heads = torch.cat(
+        [new_reward_model(source, RewardShape("last"), seed).head.weight.detach() for seed in range(100)]
+    )
+    assert heads.std().item() == pytest.approx(0.174, rel=0.05)
+    assert torch.equal(heads[7:8], new_reward_model(source, RewardShape("mean"), 7).head.weight)
+
+
+def test_bad_input_is_refused():
+    """An unknown pooling and an empty completion are named."""
+    with pytest.raises(ConfigError, match="first"):
+        RewardShape("first")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="completion 1 has no tokens"):
+        new_reward_model(policy(), RewardShape("mean"), 0)(PROMPTS[:2], [[1], []])
