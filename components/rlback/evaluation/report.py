@@ -196,7 +196,7 @@ def _clipped(data: Data) -> dict[str, Any]:
             **m,
             "label": visible(m["label"], 40),
             "curve": m.get("curve") or [],
-            "rounds": m.get("rounds") or [],
+            "rounds": _named(m),
         }
         for key, m in data["methods"].items()
     }

@@ -40,7 +40,7 @@ class ModelShape:
         if self.d_model % (2 * self.heads):
             # Rotary positions turn the coordinates of a head in pairs.
             raise ConfigError(
-                f"d_model {self.d_model} does not give {self.heads} heads an equal, even number of coordinates",
+                f"d_model {self.d_model} does not give {self.heads} heads an even width each",
                 remedy=f"set d_model to a multiple of {2 * self.heads}",
             )
 

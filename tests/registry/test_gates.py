@@ -1,0 +1,85 @@
+"""Decisions at a gate: bound to the evidence shown, and the first one stands."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from rlback.errors import GateRefused
+from rlback.project import Project
+from rlback.records import Actor
+from rlback.registry.gates import decide, find_gate, open_gates
+
+ADA, BOB = Actor("ada", "human"), Actor("bob", "human")
+
+
+def gate_of(project: Project):
+    return open_gates(project.store)[0]
+
+
+def test_a_gate_that_is_not_there_names_those_that_are(at_gate: Project):
+    """A misspelt id is answered with the open gate's."""
+    with pytest.raises(GateRefused, match="no gate persn") as refused:
+        find_gate(at_gate.store, "persn.r1")
+    assert "person.r1" in refused.value.remedy
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "", "abc"])
+def test_a_digest_that_is_not_the_evidences_is_refused(at_gate: Project, digest: str):
+    """A stale, empty or too short digest leaves the gate open."""
+    gate = gate_of(at_gate)
+    with pytest.raises(GateRefused, match="digest"):
+        decide(at_gate.store, gate.id, "approve", ADA, digest=digest, reason="")
+    assert find_gate(at_gate.store, gate.id).state == "open"
+
+
+def test_eleven_right_digits_are_too_few_and_twelve_are_enough(at_gate: Project):
+    """The shortest digest that counts has 12 digits."""
+    gate = gate_of(at_gate)
+    with pytest.raises(GateRefused):
+        decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest[:11], reason="")
+    assert decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest[:12], reason="").state == "approved"
+
+
+@pytest.mark.parametrize("verdict", ["decline", "more-labels"])
+def test_a_decline_or_a_call_for_more_labels_needs_a_reason(at_gate: Project, verdict):
+    """Blanks are no reason."""
+    gate = gate_of(at_gate)
+    with pytest.raises(GateRefused, match="reason"):
+        decide(at_gate.store, gate.id, verdict, ADA, digest=gate.digest, reason="  ")
+
+
+def test_the_first_decision_stands_and_the_second_is_told_whose_it_was(at_gate: Project):
+    """Bob's decline after ada's approval changes nothing and names ada."""
+    gate = gate_of(at_gate)
+    decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason="")
+    with pytest.raises(GateRefused, match="approve by ada"):
+        decide(at_gate.store, gate.id, "decline", BOB, digest=gate.digest, reason="no")
+    assert find_gate(at_gate.store, gate.id).decision["approver"] == "ada"
+
+
+def test_of_eight_approvers_at_once_exactly_one_decides(at_gate: Project):
+    """Eight threads decide at the same moment: one decision, one event, seven refusals."""
+    gate, outcomes = gate_of(at_gate), []
+
+    def go(n: int) -> None:
+        try:
+            decide(at_gate.store, gate.id, "decline", Actor(f"p{n}", "human"), digest=gate.digest, reason="x")
+            outcomes.append("decided")
+        except GateRefused:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=go, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["decided"] + ["refused"] * 7
+    events = [e for e in at_gate.store.events("person") if e.kind == "gate.decided"]
+    assert len(events) == 1
+
+
+def test_gold_is_not_part_of_what_an_approver_sees(at_gate: Project):
+    """The evidence holds no gold reward anywhere."""
+    assert "gold" not in str(gate_of(at_gate).evidence)

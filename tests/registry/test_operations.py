@@ -1,0 +1,139 @@
+"""Promote, decline, roll back, deploy: the ledger decides and MLflow mirrors."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlback.campaign import machine
+from rlback.errors import CheckpointError, RegistryError
+from rlback.project import Project
+from rlback.records import Actor
+from rlback.registry.gates import decide, open_gates
+from rlback.registry.lineage import audit
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import (
+    deploy,
+    get_version,
+    list_aliases,
+    list_versions,
+    reconcile,
+    resolve,
+    roll_back,
+)
+from rlback.registry.verification import verify
+
+ADA = Actor("ada", "human")
+
+
+def decide_and_advance(project: Project, verdict: str) -> None:
+    gate = open_gates(project.store)[0]
+    decide(project.store, gate.id, verdict, ADA, digest=gate.digest, reason="as it looks")
+    machine.advance(project, gate.campaign)
+
+
+def test_what_a_simulated_approver_passed_is_never_deployed(finished: Project):
+    """Of the finished campaign's versions none can be deployed, whatever its status."""
+    for version in list_versions(finished.store):
+        with pytest.raises(RegistryError, match=r"simulated approver|only an approved"):
+            deploy(finished, MlflowStore(finished.root), version, ADA, "")
+    assert "deployed" not in list_aliases(finished.store, "policy")
+
+
+def test_a_person_approves_and_deploys_and_mlflow_follows(at_gate: Project):
+    """After a person's approval the candidate is approved and deployed in the ledger and in MLflow alike."""
+    decide_and_advance(at_gate, "approve")
+    mirror = MlflowStore(at_gate.root)
+    target = resolve(at_gate.store, "policy@approved")
+    assert (target.address, target.status) == ("policy@2", "approved")
+    assert deploy(at_gate, mirror, target, ADA, "first") is None
+    assert mirror.aliases("policy")["deployed"] == 2
+    assert list_aliases(at_gate.store, "policy")["deployed"] == 2
+
+
+def test_a_decline_keeps_the_start_and_every_checkpoint(at_gate: Project):
+    """A declined candidate stays in the registry as declined, and the next round starts from the base."""
+    decide_and_advance(at_gate, "decline")
+    declined = get_version(at_gate.store, "policy", 2)
+    assert declined.status == "declined"
+    assert at_gate.absolute(declined.location).is_dir()
+    recorded = machine.load_recorded(at_gate, "person")
+    assert recorded[(2, "optimise", 1)]["start"] == 1
+    kinds = [e.kind for e in at_gate.store.events("person")]
+    assert "rolled-back" in kinds
+
+
+def test_rolling_back_to_a_declined_checkpoint_is_refused(at_gate: Project):
+    """A rollback goes to what was approved, or to the base."""
+    decide_and_advance(at_gate, "decline")
+    with pytest.raises(RegistryError, match="never approved"):
+        roll_back(at_gate, MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 2), ADA, "why not")
+
+
+def test_a_rollback_moves_the_alias_and_expires_the_open_gate(at_gate: Project):
+    """Approved in round 1, waiting at round 2's gate: back to the base, the gate expires, round 2 is declined."""
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    waiting = open_gates(at_gate.store)[0]
+    before = at_gate.store.event_count()
+    plan = roll_back(at_gate, mirror, base, ADA, "people complain", dry_run=True)
+    assert at_gate.store.event_count() == before
+    assert roll_back(at_gate, mirror, base, ADA, "people complain") == plan
+    assert list_aliases(at_gate.store, "policy")["approved"] == mirror.aliases("policy")["approved"] == 1
+    machine.advance(at_gate, "person")
+    settled = machine.load_recorded(at_gate, "person")[(2, "settle", 1)]
+    assert (settled["decision"], settled["kept"]) == ("declined", 1)
+    assert f"gate {waiting.id} expires undecided" in plan
+
+
+def test_a_rollback_to_altered_weights_is_refused(at_gate: Project):
+    """One flipped byte in the target: nothing moves."""
+    decide_and_advance(at_gate, "approve")
+    base = get_version(at_gate.store, "policy", 1)
+    weights = at_gate.absolute(base.location) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        roll_back(at_gate, MlflowStore(at_gate.root), base, ADA, "go back")
+    assert list_aliases(at_gate.store, "policy")["approved"] == 2
+
+
+def test_an_alias_moved_behind_the_ledgers_back_is_moved_back(finished: Project):
+    """Somebody moves MLflow's alias; verify says so, reconcile repairs it and records that it did."""
+    mirror = MlflowStore(finished.root)
+    ours = list_aliases(finished.store, "policy")
+    mirror.set_alias("policy", "approved", 1)
+    mirror.set_alias("policy", "deployed", 1)
+    assert not verify(finished, mirror).holds
+    assert len(reconcile(finished, mirror, "policy")) == (1 if ours.get("approved") == 1 else 2)
+    assert mirror.aliases("policy") == ours
+    assert verify(finished, mirror).holds
+
+
+def test_an_address_that_names_nothing_says_what_there_is(finished: Project):
+    """Unknown versions and aliases are answered with a remedy."""
+    with pytest.raises(RegistryError, match="no policy@99"):
+        resolve(finished.store, "policy@99")
+    with pytest.raises(RegistryError, match="no alias 'deployed'"):
+        resolve(finished.store, "policy@deployed")
+    with pytest.raises(RegistryError, match="names no checkpoint"):
+        resolve(finished.store, "policy 2")
+
+
+def test_an_audit_names_everything_that_stands_behind_a_checkpoint(finished: Project):
+    """Data, labels, annotators, reward model, parent, configuration, code, libraries, decision with evidence."""
+    newest = list_versions(finished.store, "policy")[-1]
+    found = audit(finished, newest)
+    assert len(found["data"]["source"]["sha256"]) == 64
+    assert found["data"]["labels"]["md5"].endswith(".dir")
+    assert found["reward_model"]["pairs"] > 0
+    assert found["parents"][-1]["status"] == "base"
+    assert found["campaign"]["config"]["seed"] == 1
+    assert found["libraries"]["torch"]
+    assert len(found["code"]["digest"]) == 64
+    last = found["rounds"][-1]
+    assert last["labels"] == [{"annotator": "sim-annotator", "kind": "simulated", "labels": 16}]
+    assert last["gates"][0]["evidence"] == next(
+        e["payload"]["evidence"] for e in found["events"] if e["kind"] == "gate.opened" and e["payload"]["round"] == 2
+    )
