@@ -39,7 +39,9 @@ def test_eleven_right_digits_are_too_few_and_twelve_are_enough(at_gate: Project)
     gate = gate_of(at_gate)
     with pytest.raises(GateRefused):
         decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest[:11], reason="")
-    assert decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest[:12], reason="").state == "approved"
+    assert (
+        decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest[:12], reason="").state == "approved"
+    )
 
 
 @pytest.mark.parametrize("verdict", ["decline", "more-labels"])

@@ -10,7 +10,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -334,27 +333,35 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             tracking_uri(tmp_path)
 
 
-WORKER = """
-import os, sys, time
+WORKERS = """
+import json, os, sys
 from pathlib import Path
 from rlback.registry import mlflow_rules
 from rlback.registry.mlflow_access import refusals
 from rlback.registry.mlflow_store import MlflowStore
 assert not {"mlflow", "torch", "dvc"} & set(sys.modules), "imported too early"
-root, source, digest, task, policy = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 with refusals("import"):
-    import mlflow.tracking
-(root / f"ready-{os.getpid()}").touch()
-while not (root / "go").exists():
-    time.sleep(0.01)
-store = MlflowStore(root)
-store.prepare()
-if task == "die-before-finalize":
-    store._client.finalize_logged_model = lambda *_: os.kill(os.getpid(), 9)
-if task == "die-before-rename":
-    mlflow_rules.verify_checkpoint = lambda *_: os.kill(os.getpid(), 9)
-ref = store.log_checkpoint(source, experiment="e", name="p", digest=digest, kind="policy", step=1)
-print(ref, [store.create_version(policy, ref, key=f"c/{i}") for i in range(3)])
+    import mlflow.tracking, mlflow.store.tracking.sqlalchemy_store
+
+def work(source, digest, task):
+    store = MlflowStore(Path("project"))
+    store.prepare()
+    if task == "die-before-finalize":
+        store._client.finalize_logged_model = lambda *_: os.kill(os.getpid(), 9)
+    if task == "die-before-rename":
+        mlflow_rules.verify_checkpoint = lambda *_: os.kill(os.getpid(), 9)
+    ref = store.log_checkpoint(Path(source), experiment="e", name="p", digest=digest, kind="policy", step=1)
+    print(ref, [store.create_version("policy", ref, key=f"c/{i}") for i in range(3)], flush=True)
+
+children = []
+for number, arguments in enumerate(json.loads(sys.argv[1])):
+    if not (child := os.fork()):
+        for stream in (1, 2):
+            os.dup2(os.open(f"worker-{number}.{stream}", os.O_WRONLY | os.O_CREAT), stream)
+        work(*arguments)
+        os._exit(0)
+    children.append(child)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
 
@@ -367,23 +374,19 @@ def test_processes_at_once_and_killed(tmp_path: Path):
     root.mkdir()
     home.mkdir()
     digests = [make_checkpoint(tmp_path / f"source-{i}", 40 + i) for i in range(3)]
+    tasks = ((0, "live"), (0, "live"), (1, "die-before-finalize"), (2, "die-before-rename"))
+    work = json.dumps([[str(tmp_path / f"source-{i}"), digests[i], task] for i, task in tasks])
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE), "HOME": str(home)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, root, tmp_path / f"source-{i}", digests[i], task, "policy"],
-            cwd=home, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for i, task in ((0, "live"), (0, "live"), (1, "die-before-finalize"), (2, "die-before-rename"))
-    ]  # fmt: skip
-    deadline = time.monotonic() + 90
-    while len(list(root.glob("ready-*"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (root / "go").touch()
-    answers = [worker.communicate(timeout=120) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, -signal.SIGKILL, -signal.SIGKILL], answers
-    assert answers[0] == answers[1]
-    assert answers[0][0].endswith("[1, 2, 3]\n")
-    assert [error for _, error in answers] == [""] * 4
+    # Forked from one process, because each would else spend seconds on importing MLflow.
+    ended = subprocess.run(
+        [sys.executable, "-c", WORKERS, work],
+        cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = [(tmp_path / f"worker-{n}.{stream}").read_text() for n in range(4) for stream in (1, 2)]
+    assert json.loads(ended.stdout) == [0, 0, -signal.SIGKILL, -signal.SIGKILL], said
+    assert said[0] == said[2]
+    assert said[0].endswith("[1, 2, 3]\n")
+    assert said[1::2] + [ended.stderr] == [""] * 5
     assert list(home.iterdir()) == []
 
     store = MlflowStore(root)

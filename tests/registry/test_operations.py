@@ -135,5 +135,7 @@ def test_an_audit_names_everything_that_stands_behind_a_checkpoint(finished: Pro
     last = found["rounds"][-1]
     assert last["labels"] == [{"annotator": "sim-annotator", "kind": "simulated", "labels": 16}]
     assert last["gates"][0]["evidence"] == next(
-        e["payload"]["evidence"] for e in found["events"] if e["kind"] == "gate.opened" and e["payload"]["round"] == 2
+        e["payload"]["evidence"]
+        for e in found["events"]
+        if e["kind"] == "gate.opened" and e["payload"]["round"] == 2
     )

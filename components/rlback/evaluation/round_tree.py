@@ -97,7 +97,7 @@ def _pill(node: _Node, *, tick_: bool, now: bool) -> str:
     name = text(
         node.x + (9 if tick_ else 0),
         node.y + 4,
-        address(node.name, 10 if tick_ else 13),
+        address(node.name, 9 if tick_ else 13),
         anchor="middle",
         bold=True,
     )
@@ -202,9 +202,8 @@ def _draw_right(base: Data, method: Data, y: float, pitch: float) -> tuple[list[
             side = node.x - PILL / 2 - 22
             rise = f"H{side - 12:.1f}q12 0 12 -12V{node.y + 12:.1f}q0 -12 12 -12h12"
             if start.trunk:
-                leave = (
-                    f"M{start.port('out' + str(r['round'])):.1f} {start.y:.1f}V{bottom - 12:.1f}q0 12 12 12"
-                )
+                x = start.port(f"out{r['round']}")
+                leave = f"M{x:.1f} {start.y:.1f}V{bottom - 12:.1f}q0 12 12 12"
                 bottom += 16
             else:
                 leave = f"M{start.x + 13:.1f} {start.y:.1f}"
