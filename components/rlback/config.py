@@ -65,6 +65,8 @@ class RewardConfig(_Part):
     batch: int = Field(32, gt=0)  # pairs a step
     lr: float = Field(gt=0)
     token_table_lr_factor: float = Field(10.0, gt=0)
+    head_lr_factor: float = Field(1.0, gt=0)
+    trunk_lr_factor: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     score_l2: float = Field(0.0, ge=0)

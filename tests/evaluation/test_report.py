@@ -139,6 +139,7 @@ def test_nothing_approved_keeps_the_base(tmp_path: Path) -> None:
     page = rendered(nothing_approved(), tmp_path)
     assert "Nothing was approved: the base policy@1 stays." in page.text
     assert "base policy, held now" in page.text
+    assert "28 %" not in page.text  # of no kept step at all there is no misreward share
     assert (tmp_path / "rounds.svg").read_text(encoding="utf-8").count('class="back"') == 4
 
 

@@ -386,7 +386,7 @@ def test_processes_at_once_and_killed(tmp_path: Path):
     assert json.loads(ended.stdout) == [0, 0, -signal.SIGKILL, -signal.SIGKILL], said
     assert said[0] == said[2]
     assert said[0].endswith("[1, 2, 3]\n")
-    assert said[1::2] + [ended.stderr] == [""] * 5
+    assert [*said[1::2], ended.stderr] == [""] * 5
     assert list(home.iterdir()) == []
 
     store = MlflowStore(root)

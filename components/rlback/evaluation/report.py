@@ -120,6 +120,8 @@ def _rows(data: Data) -> list[dict[str, Any]]:
         known = [value for value in values if value is not None]
         if known or key not in ("gold", "misreward_kept"):
             best = max(known) if key == "gold" and len(known) > 1 else None
+            if key == "misreward_kept":  # a share of no steps at all is no share
+                values = [v if m.get("kept_steps") else None for v, m in zip(values, methods, strict=True)]
             if key == "approved":
                 values = [v if gated_rounds(m) else "no gate" for v, m in zip(values, methods, strict=True)]
             cells = [{"text": written(v), "best": v is not None and v == best} for v in values]

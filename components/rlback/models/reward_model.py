@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.errors import ConfigError, DataError, TrainingDiverged
 from rlback.models.batching import Ids, by_length, pack
-from rlback.models.policy import Policy, positions_of, token_logps
+from rlback.models.policy import Policy, positions_of
 
 Pooling = Literal["last", "mean", "sum"]
 
@@ -27,9 +27,10 @@ class RewardShape:
     """How token states become one score, and whether the model sees each token's surprise.
 
     pooling: `last` reads the end token (last real token), `mean` averages the completion's states, `sum`
-    adds up a value per completion token. surprise: feed the log-probability of each completion token under
-    a frozen copy of the policy into the trunk. A tiny reward model with neither memorises its training
-    pairs.
+    adds up a value per completion token. surprise (with `sum` only): a token's value also depends on how much
+    likelier or less likely it was than the frozen policy expected. A tiny reward model without it memorises its
+    training pairs: it cannot learn from some hundred labels which words contradict the prompt, but the policy
+    it was built from knows, and shows it by being surprised.
     """
 
     pooling: Pooling
@@ -40,14 +41,16 @@ class RewardShape:
             raise ConfigError(
                 f"pooling {self.pooling!r} is not known", remedy=f"use one of {', '.join(get_args(Pooling))}"
             )
+        if self.surprise and self.pooling != "sum":
+            raise ConfigError("surprise needs a value per token", remedy="use it with pooling: sum")
 
 
 class RewardModel(nn.Module):
     """One scalar per (prompt, completion); token ids go in as sampled, end token included.
 
     Parameters: `trunk.*`, `head.weight` (1, d); for `sum` also `token_table.weight` (V, 1 or 2), the
-    per-token offset and, with surprise, the per-token slope on surprise; with surprise also
-    `surprise_direction` (d,). The frozen policy (`frozen.*`) takes no gradient. `shift` and `scale` are
+    per-token offset and, with surprise, the per-token slope on surprise; with surprise also `gain.weight` (1, d),
+    the slope read off the state. The frozen policy (`frozen.*`) takes no gradient. `shift` and `scale` are
     buffers: see `rescale`.
     """
 
@@ -69,7 +72,8 @@ class RewardModel(nn.Module):
             nn.init.zeros_(self.token_table.weight)
         if shape.surprise:
             self.frozen = copy.deepcopy(model).requires_grad_(False)
-            self.surprise_direction = nn.Parameter(torch.zeros(width))
+            self.gain = nn.Linear(width, 1, bias=False)
+            nn.init.zeros_(self.gain.weight)
         self.register_buffer("shift", torch.zeros(()))
         self.register_buffer("scale", torch.ones(()))
 
@@ -79,11 +83,19 @@ class RewardModel(nn.Module):
 
     @torch.no_grad()
     def surprise(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-        """(b, t) log-probability of each completion token under the frozen policy, 0 where padded.
+        """(b, t) excess log-probability of each completion token under the frozen policy, 0 where padded.
 
-        It never changes, so a trainer may compute it once per pair and hand it to `forward` in every epoch.
+        log p(token) plus the entropy of p, in nats: 0 on average over tokens the policy itself would draw, so
+        that a long completion is not worse for its length. It never changes, so a trainer may compute it once
+        per pair and hand it to `forward` in every epoch.
         """
-        return token_logps(self.frozen, prompts, completions, self.tokenizer.pad_token_id)[0]
+        pad_id = self.tokenizer.pad_token_id
+        batch = pack(prompts, completions, pad_id, positions_of(self.frozen.base_model), self.device)
+        logits = self.frozen(input_ids=batch.ids[:, :-1], use_cache=False).logits
+        row, step = batch.mask.nonzero(as_tuple=True)
+        logps = logits[row, batch.places[row, step] - 1].float().log_softmax(-1)
+        excess = logps.gather(-1, batch.targets[row, step][:, None])[:, 0] - (logps.exp() * logps).sum(-1)
+        return torch.zeros(batch.mask.shape, device=self.device).index_put((row, step), excess)
 
     def forward(
         self, prompts: Sequence[Ids], completions: Sequence[Ids], surprise: Sequence[Tensor] | None = None
@@ -107,14 +119,7 @@ class RewardModel(nn.Module):
                     [s[: len(c)] for s, c in zip(surprise, completions, strict=True)], True
                 )
                 seen = seen.to(self.device)
-            channel = torch.zeros(batch.ids.shape, device=self.device)
-            row, step = batch.mask.nonzero(as_tuple=True)
-            channel[row, batch.places[row, step]] = seen[row, step]
-            embedded = self.trunk.get_input_embeddings()(batch.ids)
-            embedded = embedded + channel[..., None].to(embedded.dtype) * self.surprise_direction
-            hidden = self.trunk(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        else:
-            hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
+        hidden = self.trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
         return self._pool(hidden, batch.places, batch.targets, batch.mask, seen)
 
     def _pool(
@@ -132,7 +137,7 @@ class RewardModel(nn.Module):
         table = self.token_table(targets).float()
         value = states @ weight + table[..., 0]
         if seen is not None:
-            value = value + table[..., 1] * seen
+            value = value + (table[..., 1] + states @ self.gain.weight[0].float()) * seen
         return (value * mask).sum(1) / SUM_DIVISOR
 
     @torch.no_grad()
@@ -167,10 +172,13 @@ class RewardModel(nn.Module):
 def new_reward_model(policy: Policy, shape: RewardShape, seed: int) -> RewardModel:
     """A reward model on a copy of the policy's trunk; the head is drawn from `seed` with std 1 / sqrt(d + 1).
 
-    Head initialisation: Stiennon et al. 2020, arXiv 2009.01325.
+    With pooling `sum` it starts at 0. Head initialisation: Stiennon et al. 2020, arXiv 2009.01325.
     """
     model = RewardModel(policy.model, policy.tokenizer, shape)
     width = model.head.weight.shape[1]
+    if shape.pooling == "sum":
+        # A random head summed over tens of tokens drowns what a few hundred labels can teach; start from 0.
+        return model.to(policy.model.device)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.head.weight.copy_(torch.randn(1, width, generator=generator) / math.sqrt(width + 1))

@@ -43,6 +43,8 @@ class RewardConfig:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
     token_table_lr_factor: float = 10.0
+    head_lr_factor: float = 1.0
+    trunk_lr_factor: float = 1.0
     weight_decay: float = 0.1
     label_smoothing: float = 0.05
     score_l2: float = 1e-3
@@ -172,19 +174,20 @@ class _Sides:
 
 
 def _groups(reward_model: RewardModel, config: RewardConfig) -> list[dict[str, object]]:
-    """Token tables at their own rate and without decay on vectors; everything else at `lr`."""
-    tables, matrices, vectors = [], [], []
+    """Token tables, heads and trunk at rates of their own; weight decay on matrices only."""
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in reward_model.named_parameters():
-        if parameter.requires_grad:
-            kind = tables if ".token_" in f".{name}" else matrices if parameter.ndim >= 2 else vectors
-            kind.append(parameter)
-    decay = config.weight_decay
-    groups = [
-        {"params": tables, "lr": config.lr * config.token_table_lr_factor, "weight_decay": decay},
-        {"params": matrices, "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
+        if not parameter.requires_grad:
+            continue
+        if name.startswith("trunk."):
+            factor = config.trunk_lr_factor
+        else:
+            factor = config.token_table_lr_factor if name.startswith("token_table.") else config.head_lr_factor
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": held, "lr": config.lr * factor, "weight_decay": decay} for (factor, decay), held in groups.items()
     ]
-    return [group for group in groups if group["params"]]
 
 
 def _means(history: Sequence[Sequence[float]]) -> dict[str, float]:
