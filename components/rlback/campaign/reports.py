@@ -20,6 +20,7 @@ def write_campaign_report(
     title: str | None = None,
     command: str | None = None,
     seconds: float | None = None,
+    verified: bool | None = None,
 ) -> Path:
     """Writes the report of some campaigns side by side; returns the page's path. `methods` as in `report_data`.
 
@@ -27,6 +28,7 @@ def write_campaign_report(
         StageError: a campaign is not there, or has no base policy yet.
     """
     from rlback.evaluation.report import write_report
+    from rlback.registry.verification import verify
 
     total = 0.0
     for _, campaign in methods.values():
@@ -43,6 +45,7 @@ def write_campaign_report(
         command=command or f"rlback report {' '.join(names)}",
         created=now(),
         seconds=seconds if seconds is not None else total,
+        verified=verified if verified is not None else verify(project, None).holds,
     )
     return write_report(data, directory)
 

@@ -123,7 +123,8 @@ def gold_peak(figures: Mapping[str, Any]) -> tuple[float, int] | None:
 
 
 def report_data(
-    project: Project, methods: Mapping[str, tuple[str, str]], *, title: str, command: str, created: str, seconds: float
+    project: Project, methods: Mapping[str, tuple[str, str]], *, title: str, command: str, created: str, seconds: float,
+    verified: bool,
 ) -> dict[str, Any]:
     """Everything the HTML report shows. `methods`: key -> (label, campaign); the first is the one audited."""
     from rlback.campaign.context import code_identity
@@ -156,7 +157,7 @@ def report_data(
              "text": _event_text(e.kind, e.payload)}
             for e in events if e.kind not in ("stage.done", "label.given")
         ],
-        "ledger": {"events": project.store.event_count(), "verified": True},
+        "ledger": {"events": project.store.event_count(), "verified": verified},
         "notes": _notes(config),
         "approval": {"simulated": config.gate.approver != "human"},
     }  # fmt: skip

@@ -127,7 +127,8 @@ def _conclude(
     command = "rlback demo" + (f" --seed {seed}" if options.seed is not None else "")
     methods = {key: (METHODS[key], campaign) for key, campaign in started.items()}
     report = write_campaign_report(
-        project, methods, directory, title="Rollback RLHF beside vanilla RLHF", command=command, seconds=seconds
+        project, methods, directory, title="Rollback RLHF beside vanilla RLHF", command=command, seconds=seconds,
+        verified=checked.holds,
     )
     summary = demo_summary(
         project, started, seed=seed, seconds=seconds + time.monotonic() - began, report=project.relative(report),
