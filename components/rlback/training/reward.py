@@ -45,8 +45,6 @@ class RewardConfig:
     token_table_lr_factor: float = 10.0
     head_lr_factor: float = 1.0
     trunk_lr_factor: float = 1.0
-    head_lr_factor: float = 1.0
-    trunk_lr_factor: float = 1.0
     weight_decay: float = 0.1
     label_smoothing: float = 0.05
     score_l2: float = 1e-3
@@ -176,27 +174,19 @@ class _Sides:
 
 
 def _groups(reward_model: RewardModel, config: RewardConfig) -> list[dict[str, object]]:
-    """Trainable parameters by part (trunk, per-token table, what reads them), each at its own rate.
+    """Trainable parameters by part (trunk, per-token table, heads), each at its own rate.
 
-    A trunk that was pretrained needs small steps, a head that starts at nothing large ones. Vectors (norms,
-    the surprise direction) are not decayed.
+    A trunk that was pretrained needs small steps, a head that starts at nothing large ones. Vectors (norms)
+    are not decayed.
     """
-    factors = {
-        "trunk": config.trunk_lr_factor,
-        "token_table": config.token_table_lr_factor,
-        "head": config.head_lr_factor,
-    }
-    groups: dict[tuple[str, bool], dict[str, object]] = {}
+    factors = {"trunk": config.trunk_lr_factor, "token_table": config.token_table_lr_factor}
+    groups: dict[tuple[float, float], dict[str, object]] = {}
     for name, parameter in reward_model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = name.split(".")[0]
-        part, decayed = part if part in factors else "head", parameter.ndim >= 2
-        new = {"params": [], "lr": config.lr * factors[part]}
-        group = groups.setdefault(
-            (part, decayed), {**new, "weight_decay": config.weight_decay if decayed else 0.0}
-        )
-        group["params"].append(parameter)
+        if parameter.requires_grad:
+            lr = config.lr * factors.get(name.split(".")[0], config.head_lr_factor)
+            decay = config.weight_decay if parameter.ndim >= 2 else 0.0
+            group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
+            group["params"].append(parameter)
     return list(groups.values())
 
 

@@ -68,8 +68,8 @@ class SupervisedConfig:
     max_padded: int = 1024
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.max_padded) < 1 or self.lr <= 0 or self.clip <= 0:
-            raise ConfigError("supervised: steps, batch, max_padded, lr and clip must be positive")
+        if self.steps < 0 or min(self.batch, self.max_padded) < 1 or min(self.lr, self.clip) <= 0:
+            raise ConfigError("supervised: batch, max_padded, lr and clip must be positive, steps at least 0")
 
 
 def train_base(
