@@ -57,7 +57,7 @@ def changed(**sections: Any) -> dict[str, Any]:
     return tree
 
 
-@pytest.fixture()
+@pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """An empty project in a directory of its own."""
     monkeypatch.delenv("RLBACK_PROJECT", raising=False)
@@ -80,7 +80,7 @@ def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def finished(finished_template: Path, tmp_path: Path) -> Project:
     """A copy of the finished tiny campaign's project."""
     root = tmp_path / "copy"
@@ -103,7 +103,7 @@ def human_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def at_gate(human_template: Path, tmp_path: Path) -> Project:
     """A copy of the project that waits at a gate."""
     root = tmp_path / "copy"

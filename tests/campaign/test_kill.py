@@ -9,8 +9,6 @@ import subprocess
 import sys
 import time
 
-from tests.conftest import TINY
-
 from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
 from rlback.config import check_config
@@ -19,6 +17,7 @@ from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_versions
 from rlback.registry.verification import verify
+from tests.conftest import TINY
 
 
 def test_a_campaign_killed_again_and_again_ends_like_an_undisturbed_one(project: Project, finished: Project):

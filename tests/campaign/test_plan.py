@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.conftest import TINY, changed
-
 from rlback.campaign.plan import Finished, Step, attempts, next_step, stages_of_round
 from rlback.config import check_config
+from tests.conftest import TINY, changed
 
 CONFIG = check_config(TINY, "tiny")
 
@@ -68,7 +67,7 @@ def test_vanilla_has_no_labels_after_the_first_and_one_round():
 
 def test_a_diverged_round_is_settled_without_asking_anybody():
     """No candidate, no gate: the round goes from optimise to settle, and the next one starts."""
-    recorded = dict.fromkeys([(0, s, 1) for s in stages_of_round(CONFIG, 0)], {})
+    recorded = {key: {} for key in [(0, s, 1) for s in stages_of_round(CONFIG, 0)]}
     recorded[(1, "optimise", 1)] = {"diverged": "loss is nan"}
     assert next_step(CONFIG, recorded) == Step(1, "settle")
     recorded[(1, "settle", 1)] = {"decision": "declined"}

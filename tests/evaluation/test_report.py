@@ -12,7 +12,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.evaluation.report_cases import hostile, nothing_approved, round_of, severe, without_gold
 
 from rlback.errors import DataError
 from rlback.evaluation.figures import curves_figure, nice_ticks
@@ -20,6 +19,7 @@ from rlback.evaluation.findings import headline, held, returns, story
 from rlback.evaluation.report import moment, write_report
 from rlback.evaluation.round_tree import tree_figure
 from rlback.evaluation.svg import address, interval, number, visible
+from tests.evaluation.report_cases import hostile, nothing_approved, round_of, severe, without_gold
 
 
 class Page(HTMLParser):

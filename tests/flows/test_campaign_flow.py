@@ -7,12 +7,11 @@ import sqlite3
 import subprocess
 import sys
 
-from tests.conftest import ROOT, changed
-
 from rlback.campaign import machine
 from rlback.config import check_config
 from rlback.project import Project
 from rlback.records import Actor
+from tests.conftest import ROOT, changed
 
 
 def test_a_flow_run_ends_waiting_for_an_approver_and_leaves_the_evidence(project: Project):

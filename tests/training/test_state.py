@@ -38,18 +38,22 @@ def _flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("suffix", "at"), [("safetensors", -1), ("safetensors", 0), ("json", 20), ("json", -5)])
+@pytest.mark.parametrize(
+    ("suffix", "at"), [("safetensors", -1), ("safetensors", 0), ("json", 20), ("json", -5)]
+)
 def test_one_flipped_bit_falls_back_to_the_state_before(tmp_path: Path, suffix: str, at: int) -> None:
     """Whichever byte of the newest slot is damaged, step 2 is loaded, and the next save spares it."""
     for step in (1, 2, 3):
         _save(tmp_path, step)
     _flip(tmp_path / f"slot-0.{suffix}", at)
     state = load_state(tmp_path)
-    assert state is not None and state.step == 2
+    assert state is not None
+    assert state.step == 2
     _save(tmp_path, 4)
     _flip(tmp_path / "slot-0.safetensors", -1)
     state = load_state(tmp_path)
-    assert state is not None and state.step == 2
+    assert state is not None
+    assert state.step == 2
 
 
 def test_a_kill_between_the_two_files_keeps_the_state_before(tmp_path: Path) -> None:
@@ -58,7 +62,8 @@ def test_a_kill_between_the_two_files_keeps_the_state_before(tmp_path: Path) -> 
         _save(tmp_path, step)
     (tmp_path / "slot-0.json").write_text((tmp_path / "slot-1.json").read_text())
     state = load_state(tmp_path)
-    assert state is not None and state.step == 2
+    assert state is not None
+    assert state.step == 2
 
 
 def test_leftovers_of_a_killed_save_do_no_harm(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 
 import pytest
+
 from rlback.errors import ConfigError
 from rlback.records import Comparison, Completion
 from rlback.worlds.annotators import SimulatedAnnotator

@@ -10,6 +10,7 @@ from itertools import permutations
 from statistics import mean, pstdev
 
 import pytest
+
 from rlback.errors import DataError
 from rlback.worlds import visits, visits_gold
 from rlback.worlds.visits import COMPLETION_LIMIT, VOCABULARY, Example

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from rlback.errors import DataError
 from rlback.worlds import visits
 from rlback.worlds.visits_gold import Features, _sentences, describe, features, gold

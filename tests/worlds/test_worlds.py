@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from rlback.errors import ConfigError
 from rlback.worlds import load_world, visits, visits_gold
 from rlback.worlds.visits_world import VISITS

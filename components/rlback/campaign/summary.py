@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlback.campaign.machine import config_of, label_count, load_campaign
 from rlback.campaign.context import load_recorded
+from rlback.campaign.machine import config_of, label_count, load_campaign
 from rlback.campaign.plan import Recorded, attempts
-from rlback.labelling.batches import stored
 from rlback.project import Project
 from rlback.registry.operations import get_version, list_aliases
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from rlback.registry import gates as gate_room
 from rlback.errors import RegistryError
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import aliases, campaigns, checkpoints, decisions, gates, versions
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json
+from rlback.registry import gates as gate_room
 from rlback.registry.mlflow_store import MlflowStore
 
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)@([A-Za-z0-9_-]+)$")

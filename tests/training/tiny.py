@@ -1,0 +1,90 @@
+"""A policy, a reward model and data small enough to train in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rlback.models.policy import ModelShape, Policy, new_policy
+from rlback.models.reward_model import RewardModel, RewardShape, new_reward_model
+from rlback.models.tokenizers import word_level
+from rlback.training.reward import RewardConfig, TokenPair, fit_reward
+from rlback.training.rloo import RLOOConfig, optimise
+from rlback.training.state import weights_digest
+from rlback.training.supervised import Example, SupervisedConfig, train_base
+
+TOKENIZER = word_level(list("abcdef"))
+A, B = 0, 1
+BOS, EOS = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
+PROMPTS = [[BOS, letter] for letter in range(6)]
+
+
+def policy(seed: int = 0) -> Policy:
+    """An untrained policy over six letters."""
+    return new_policy(ModelShape(16, 1, 2, 32, 24), TOKENIZER, seed)
+
+
+def copying(count: int = 60) -> list[Example]:
+    """The letter of the prompt, repeated one to four times, then the end."""
+    return [([BOS, i % 6], [i % 6] * (1 + i % 4) + [EOS]) for i in range(count)]
+
+
+def letter_pairs(count: int, seed: int = 0, *, better: int = A) -> list[TokenPair]:
+    """Random five-letter completions; the chosen one has more of `better` (at most five, at least one)."""
+    draw = torch.Generator().manual_seed(seed)
+    pairs: list[TokenPair] = []
+    while len(pairs) < count:
+        prompt, *sides = torch.randint(0, 6, (11,), generator=draw).split([1, 5, 5])
+        sides = sorted(sides, key=lambda side: int((side == better).sum()))
+        if (sides[0] == better).sum() < (sides[1] == better).sum():
+            rejected, chosen = ([*side.tolist(), EOS] for side in sides)
+            pairs.append(TokenPair([BOS, *prompt.tolist()], chosen, rejected))
+    return pairs
+
+
+def reward_model(base: Policy, *, pooling: str = "sum", surprise: bool = True) -> RewardModel:
+    """An unfitted reward model on the policy's trunk."""
+    return new_reward_model(base, RewardShape(pooling, surprise), seed=1)
+
+
+class CountsLetter(nn.Module):
+    """A reward model that scores a completion by how often one letter is in it."""
+
+    def __init__(self, letter: int = A) -> None:
+        super().__init__()
+        self.letter = letter
+
+    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        assert len(prompts) == len(completions)
+        return torch.tensor([float(list(ids).count(self.letter)) for ids in completions])
+
+
+def run_supervised(state_dir: Path | None) -> str:
+    """Four steps on copied letters; the digest of the weights."""
+    made = policy()
+    config = SupervisedConfig(steps=4, batch=8, warmup=1)
+    train_base(made, copying(20), config, seed=5, state_dir=state_dir, save_every_s=0)
+    return weights_digest(made.model)
+
+
+def run_reward(state_dir: Path | None) -> str:
+    """Four steps on letter pairs; the digest of the weights."""
+    made = reward_model(policy())
+    config = RewardConfig(epochs=2, batch=6, warmup=1)
+    fit_reward(made, letter_pairs(12), config, seed=5, state_dir=state_dir, save_every_s=0)
+    return weights_digest(made)
+
+
+def run_rloo(state_dir: Path | None) -> str:
+    """Four steps against an unfitted reward model; the digest of the weights."""
+    made, reference = policy(), policy()
+    judge = reward_model(reference, pooling="last", surprise=False)
+    config = RLOOConfig(steps=4, prompts_per_step=3, samples_per_prompt=2, lr=1e-2, max_new_tokens=8)
+    optimise(made, reference, judge, PROMPTS, config, seed=5, state_dir=state_dir, save_every_s=0)
+    return weights_digest(made.model)
+
+
+LOOPS = {"supervised": run_supervised, "reward": run_reward, "rloo": run_rloo}
