@@ -37,9 +37,7 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole() -> None:
         logps = base.clone().requires_grad_()
         for at in range(0, 8, size):
             part = slice(at, at + size)
-            policy_gradient(
-                logps[part], mask[part], advantages[part], length_normaliser=20, completions=8
-            ).backward()
+            policy_gradient(logps[part], mask[part], advantages[part], length_normaliser=20, completions=8).backward()
         gradients.append(logps.grad)
     assert torch.allclose(gradients[0], gradients[1], atol=1e-8)
 

@@ -31,9 +31,7 @@ def test_it_learns_which_letter_is_liked(pooling: str) -> None:
 def test_pairs_of_weight_zero_teach_nothing() -> None:
     """Among as many pairs that say the opposite at weight 0, the liked letter is learnt all the same."""
     judge = reward_model(policy())
-    opposite = [
-        TokenPair(pair.prompt, pair.rejected, pair.chosen, weight=0.0) for pair in letter_pairs(60, seed=4)
-    ]
+    opposite = [TokenPair(pair.prompt, pair.rejected, pair.chosen, weight=0.0) for pair in letter_pairs(60, seed=4)]
     fit_reward(judge, [*letter_pairs(60), *opposite], replace(CONFIG, lr=1e-2), seed=1)
     assert pair_accuracy(judge, letter_pairs(100, seed=9)) >= 0.95
 

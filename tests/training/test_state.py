@@ -38,9 +38,7 @@ def _flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "at"), [("safetensors", -1), ("safetensors", 0), ("json", 20), ("json", -5)]
-)
+@pytest.mark.parametrize(("suffix", "at"), [("safetensors", -1), ("safetensors", 0), ("json", 20), ("json", -5)])
 def test_one_flipped_bit_falls_back_to_the_state_before(tmp_path: Path, suffix: str, at: int) -> None:
     """Whichever byte of the newest slot is damaged, step 2 is loaded, and the next save spares it."""
     for step in (1, 2, 3):

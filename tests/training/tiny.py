@@ -27,9 +27,9 @@ def policy(seed: int = 0) -> Policy:
     return new_policy(ModelShape(16, 1, 2, 32, 24), TOKENIZER, seed)
 
 
-def copying(count: int = 60) -> list[Example]:
-    """The letter of the prompt, repeated one to four times, then the end."""
-    return [([BOS, i % 6], [i % 6] * (1 + i % 4) + [EOS]) for i in range(count)]
+def copying(count: int = 48) -> list[Example]:
+    """The letter of the prompt, repeated one to four times (each as often, for each letter), then the end."""
+    return [([BOS, i % 6], [i % 6] * (1 + i // 6 % 4) + [EOS]) for i in range(count)]
 
 
 def letter_pairs(count: int, seed: int = 0, *, better: int = A) -> list[TokenPair]:

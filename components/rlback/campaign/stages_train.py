@@ -263,7 +263,8 @@ def run_optimise(context: Context) -> StageResult:
 
     try:
         result = optimise(
-            policy, reference, reward_model, tokens, _plain(RLOOConfig, settings), seed=context.seed("optimise"), report=context.report,
+            policy, reference, reward_model, tokens, _plain(RLOOConfig, settings),
+            seed=context.seed("optimise"), report=context.report,
             state_dir=context.work / "state", on_checkpoint=on_checkpoint, observe=observer,
         )  # fmt: skip
     except TrainingDiverged as error:
