@@ -36,7 +36,7 @@ def test_masked_values_may_be_anything() -> None:
 
 
 def test_length_chunks_cover_every_row_once_and_keep_to_the_size() -> None:
-    """Lengths 9,2,3,2,8 at 10 padded tokens: [2,2,3] pads to 9; 8 and 9 go alone, and so does a longer row."""
+    """Lengths 9,2,3,2,8 at 10 padded tokens: [2,2,3] pads to 9; 8 and 9 go alone, as longer rows do."""
     lengths = [9, 2, 3, 2, 8]
     assert [[lengths[i] for i in chunk] for chunk in length_chunks(lengths, 10)] == [[2, 2, 3], [8], [9]]
     assert sorted(i for chunk in length_chunks(lengths, 1) for i in chunk) == [0, 1, 2, 3, 4]

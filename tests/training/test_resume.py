@@ -37,7 +37,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_resumed_weights_equal_uninterrupted_ones(killed: Path, loop: str) -> None:
-    """Killed at each of the 8 renames of 4 saves, every loop resumes at the last whole save and ends equal."""
+    """Killed at each of the 8 renames of 4 saves, a loop resumes at the last whole save and ends equal."""
     uninterrupted = LOOPS[loop](None)
     for renames in range(1, RENAMES + 1):
         directory = killed / f"{loop}-{renames}"
@@ -48,7 +48,7 @@ def test_resumed_weights_equal_uninterrupted_ones(killed: Path, loop: str) -> No
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_saving_changes_nothing(loop: str, tmp_path: Path) -> None:
-    """A run that saves after each step ends where one that never saves does, and again from its last state."""
+    """A run that saves after each step ends where one that never saves does, and so does its last state."""
     saved = LOOPS[loop](tmp_path)
     assert saved == LOOPS[loop](None)
     assert LOOPS[loop](tmp_path) == saved

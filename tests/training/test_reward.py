@@ -37,7 +37,7 @@ def test_pairs_of_weight_zero_teach_nothing() -> None:
 
 
 def test_an_unfitted_sum_model_is_undecided() -> None:
-    """All scores are 0 at first: a fit of no more than one batch starts at ln 2 nats, half the pairs right."""
+    """All scores are 0 at first: a fit of one batch starts at ln 2 nats, with half the pairs right."""
     judge = reward_model(policy())
     pairs = letter_pairs(16)
     assert pair_accuracy(judge, pairs) == 0.5
@@ -56,7 +56,7 @@ def test_the_cut_into_parts_changes_nothing() -> None:
 
 
 def test_parts_learn_at_their_own_rates() -> None:
-    """With the trunk's factor at a hundredth, one step moves trunk weights a hundredth as far as the head's."""
+    """With a trunk factor of a hundredth, one step moves trunk weights a hundredth as far as the head's."""
     judge = reward_model(policy(), pooling="mean", surprise=False)
     before = {name: p.detach().clone() for name, p in judge.named_parameters()}
     config = replace(CONFIG, epochs=1, batch=16, weight_decay=0.0, warmup=1, trunk_lr_factor=0.01)
@@ -88,8 +88,8 @@ def test_wrong_input_is_refused() -> None:
     """No pairs, an empty side and a smoothing of one half are refused by name."""
     with pytest.raises(DataError, match="no preference pairs"):
         fit_reward(reward_model(policy()), [], CONFIG, seed=1)
+    pairs = [TokenPair([BOS, A], [A, EOS], [B, EOS]), TokenPair([BOS, A], [A, EOS], [])]
     with pytest.raises(DataError, match="preference pair 1 "):
-        pairs = [TokenPair([BOS, A], [A, EOS], [B, EOS]), TokenPair([BOS, A], [A, EOS], [])]
         fit_reward(reward_model(policy()), pairs, CONFIG, seed=1)
     with pytest.raises(ConfigError, match="label_smoothing"):
         RewardConfig(label_smoothing=0.5)

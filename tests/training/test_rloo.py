@@ -14,7 +14,7 @@ from rlback.errors import ConfigError, DataError, TrainingDiverged
 from rlback.training import rloo
 from rlback.training.rloo import RLOOConfig, StepRecord, optimise
 from rlback.training.state import weights_digest
-from tests.training.tiny import BOS, PROMPTS, A, CountsLetter, policy
+from tests.training.tiny import PROMPTS, A, CountsLetter, policy
 
 CONFIG = RLOOConfig(
     steps=40,
@@ -95,7 +95,7 @@ def test_the_cut_into_parts_changes_nothing() -> None:
 def test_equal_rewards_move_nothing() -> None:
     """When all completions are worth the same there is nothing to learn, and no weight moves."""
     made = policy()
-    observed(replace(CONFIG, steps=2), policy=made, reward_model=CountsLetter(letter=BOS))
+    observed(replace(CONFIG, steps=2), policy=made, reward_model=CountsLetter(letter=-1))
     assert weights_digest(made.model) == weights_digest(policy().model)
 
 
