@@ -1,0 +1,150 @@
+"""The command line as its user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlback.__main__ import main
+from rlback.project import Project
+from rlback.registry.gates import open_gates
+from tests.conftest import ROOT, changed
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch):
+    """Runs commands in a project: at(project) first."""
+
+    def enter(project: Project) -> None:
+        monkeypatch.chdir(project.root)
+        monkeypatch.delenv("RLBACK_PROJECT", raising=False)
+
+    return enter
+
+
+def test_outside_a_project_it_says_what_to_do(tmp_path: Path, monkeypatch, capsys):
+    """Any command outside a project names the place and `rlback init`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLBACK_PROJECT", raising=False)
+    assert main(["status"]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error
+    assert "rlback init" in error
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "remedy"),
+    [
+        ("optimise.betta=1", "optimise.betta", "`beta`"),
+        ("roundz=2", "roundz", "`rounds`"),
+        ("base.shape.d_modell=8", "base.shape.d_modell", "`d_model`"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_valid_one(project, at, capsys, override, named, remedy):
+    """A misspelt key stops the run before anything is written."""
+    at(project)
+    assert main(["run", str(ROOT / "configs" / "demo.yaml"), "--set", override, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert remedy in error
+    assert project.store.event_count() == 0
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_in_configs_is_valid_and_says_how_to_run_it(file: Path):
+    """Each file passes the checks and its header names the hardware and a command."""
+    from rlback.config import read_config
+
+    read_config(file)
+    header = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert "Hardware:" in header
+    assert "rlback" in header
+
+
+def test_a_bad_pairs_file_is_named_with_its_line_and_nothing_is_started(project, at, capsys, tmp_path):
+    """Line 2 has no rejected completion: the dry run says so."""
+    bad = tmp_path / "bad.jsonl"
+    good = json.dumps({"prompt": "p", "chosen": "yes", "rejected": "no", "topic": "a_b"})
+    bad.write_text(good + "\n" + json.dumps({"prompt": "p", "chosen": "yes"}) + "\n")
+    at(project)
+    assert main(["run", str(ROOT / "configs" / "arguments.yaml"), "--pairs", str(bad), "--dry-run"]) == 3
+    error = capsys.readouterr().err
+    assert "bad.jsonl" in error
+    assert "line 2" in error
+
+
+def test_status_names_who_is_waited_for_and_the_command(at_gate, at, capsys):
+    """At a gate, status says approver, gate and command, as text and as JSON."""
+    at(at_gate)
+    assert main(["status"]) == 0
+    assert "rlback gate show person.r1" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["campaigns"][0]
+    assert (found["campaign"], found["waits_for"], found["command"]) == ("person", "approval", "rlback gate show person.r1")
+
+
+def test_a_decision_from_the_terminal_and_its_refusals(at_gate, at, capsys):
+    """Show, a stale digest, a decline without a reason, an approval, a second decision, advance, deploy, audit."""
+    at(at_gate)
+    digest = open_gates(at_gate.store)[0].digest
+    assert main(["gate", "show", "person.r1"]) == 0
+    shown = capsys.readouterr().out
+    assert digest in shown.replace("\n", "")
+    assert "human win rate over start" in shown
+    assert main(["gate", "approve", "person.r1", "--digest", "0" * 64]) == 6
+    assert main(["gate", "decline", "person.r1", "--digest", digest]) == 6
+    assert main(["deploy", "policy@2"]) == 4
+    assert main(["gate", "approve", "person.r1", "--digest", digest[:12], "--as", "ann", "--reason", "reads well"]) == 0
+    capsys.readouterr()
+    assert main(["gate", "decline", "person.r1", "--digest", digest, "--as", "bob", "--reason", "no"]) == 6
+    assert "approve by ann" in capsys.readouterr().err
+    assert main(["advance", "person", "--engine", "inline", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["deploy", "policy@approved", "--as", "ann"]) == 0
+    assert main(["audit", "deployed", "--json"]) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out[out.index("{") :])
+    assert found["rounds"][0]["gates"][0]["approver"] == "ann"
+    assert found["rounds"][0]["gates"][0]["reason"] == "reads well"
+    assert main(["verify"]) == 0
+
+
+def test_labelling_from_standard_input_is_blind_and_stored(project, at, capsys, monkeypatch, tmp_path):
+    """Twelve keys label twelve comparisons; neither checkpoint names nor scores are on the screen."""
+    import io
+
+    config = changed(name="people", rounds=1, labels={"annotators": "human", "initial": 12, "inside": 0, "cross": 4})
+    file = tmp_path / "people.yaml"
+    file.write_text(yaml.safe_dump(config))
+    at(project)
+    assert main(["run", str(file), "--engine", "inline"]) == 0
+    assert "rlback label people" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n2\nt\nx\nu\n1\n" + "1\n" * 9))
+    assert main(["label", "people", "--as", "ann"]) == 0
+    out = capsys.readouterr().out
+    assert "policy@" not in out
+    assert "none of the keys" in out
+    assert "0 left" in out
+    revisions = [e.payload["revision"] for e in project.store.events("people") if e.kind == "label.given"]
+    assert sorted(set(revisions)) == [1, 2]
+    assert len(revisions) == 13
+
+
+def test_the_summary_has_the_figures_the_schema_names(finished):
+    """Every key of the summary's schema is there, measured on the tiny campaign."""
+    from rlback.campaign.summary import demo_summary
+
+    summary = demo_summary(
+        finished, {"rollback": "tiny", "vanilla": "tiny"}, seed=1, seconds=1.0, report="r", events=1, verified=True
+    )
+    assert set(summary) >= {"seconds", "world", "seed", "methods", "rollbacks", "approved", "ledger", "data_version", "report"}
+    ours = summary["methods"]["rollback"]
+    assert set(ours) >= {"gold", "proxy", "kl", "labels", "misreward_kept", "rounds"}
+    assert ours["labels"] == 24 + 2 * 16
+    for entry in ours["rounds"]:
+        assert set(entry) >= {"round", "decision", "gold", "proxy", "kl", "agreement", "labels"}
+        assert entry["decision"] in ("approved", "declined")
+    assert "gold_peak" in summary["methods"]["vanilla"]
