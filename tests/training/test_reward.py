@@ -24,6 +24,8 @@ def test_it_learns_which_letter_is_liked(pooling: str) -> None:
     metrics = fit_reward(judge, letter_pairs(100), replace(CONFIG, epochs=12, lr=1e-2), seed=1)
     assert before < 0.75
     assert pair_accuracy(judge, held_out) >= 0.95
+    liked, other = judge.score([[BOS, B, B]] * 2, [[A, A, A, EOS], [B, B, B, EOS]]).tolist()
+    assert liked > other
     assert metrics["accuracy"] > 0.9
     assert metrics["loss"] < 0.4
 

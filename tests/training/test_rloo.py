@@ -82,6 +82,13 @@ def test_every_prompt_is_met_once_a_pass() -> None:
     assert sorted(met) == sorted([tuple(p) for p in PROMPTS] * 2)
 
 
+def test_every_step_draws_anew() -> None:
+    """With a policy that as good as stands still, two steps on the same prompts sample different completions."""
+    first, second = observed(replace(CONFIG, steps=2, lr=1e-9))
+    assert sorted(map(tuple, first.prompts)) == sorted(map(tuple, second.prompts))
+    assert sorted(first.completions) != sorted(second.completions)
+
+
 def test_the_cut_into_parts_changes_nothing() -> None:
     """One completion a part or all in one: the same weights after a step, but for rounding."""
     trained = []

@@ -162,12 +162,12 @@ def _print(project: Project, summary: dict[str, Any], report: Path) -> None:
     base = summary["base"]["gold"]
     table.add_row("(base policy)", "", f"{base:.2f}", "0.00", "0.0", "")
     console.print(table)
-    console.print(f"\n{headline(summary)}\n")
+    console.print(f"\n{headline(summary)}\n", soft_wrap=True)
     for entry in summary["methods"]["rollback"]["rounds"]:
         mark = "approved" if entry["decision"] == "approved" else "declined, rolled back"
         rate = entry["win_rate"]
         figure = f"win rate {rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" if rate else ""
-        console.print(f"  round {entry['round']}: {entry['start']} -> {entry['candidate']}  {mark:<21} {figure}")
+        console.print(f"  round {entry['round']}: {entry['start']} -> {entry['candidate']}  {mark:<21} {figure}", soft_wrap=True)
     approved = summary["approved"]
     if approved:
         from rlback.cli.checkpoints import audit_lines
