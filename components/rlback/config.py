@@ -44,7 +44,7 @@ class SupervisedConfig(_Part):
     batch: int = Field(gt=0)  # sequences, or windows, a step
     lr: float = Field(gt=0)
     betas: tuple[float, float] = (0.9, 0.98)
-    warmup: int = Field(30, ge=0)  # steps; then cosine down to a tenth
+    warmup: int = Field(30, ge=0)  # steps; then cosine down to 0
     clip: float = Field(1.0, gt=0)  # gradient norm
     weight_decay: float = Field(0.0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -103,6 +103,7 @@ class SourceConfig(_Part):
     group_column: str | None = None
     group_until: str | None = None
     skip_invalid: bool = False  # count and leave out rows that cannot be used, instead of refusing the file
+    published: str = ""  # accuracy others reported on held-out groups of this data, shown beside ours
     held_out: int = Field(0, ge=0)  # groups kept apart for the reward model's accuracy
     max_prompt_tokens: int = Field(64, gt=1)
     max_completion_tokens: int = Field(256, gt=1)

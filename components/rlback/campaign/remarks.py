@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlback.campaign.context import load_recorded
+from rlback.campaign.context import load_campaign, load_recorded
+from rlback.campaign.machine import config_of
 from rlback.project import Project
-
-#: Cross-topic accuracy reported for this data set by its authors and later work (Habernal and Gurevych, ACL 2016).
-PUBLISHED = "published 0.76-0.78 across topics for the argument pairs"
 
 
 def remarks(project: Project, name: str) -> list[str]:
@@ -18,12 +16,13 @@ def remarks(project: Project, name: str) -> list[str]:
     if "pairs" not in data:
         return []
     lines = [_data(data)]
+    published = config_of(load_campaign(project, name)).source.published
     fits = sorted(r for (r, stage, _) in recorded if stage == "fit_reward")
     for round_ in fits:
         held = recorded[(round_, "fit_reward", 1)]["held_out"]
         if held:
             after = f"after round {round_}" if round_ else "first fit"
-            lines.append(_accuracy(after, held, data))
+            lines.append(_accuracy(after, held, data, published))
     lines.append("The policy is far too small to write fluent text: judge the loop, not the prose.")
     return lines
 
@@ -38,9 +37,9 @@ def _data(data: dict[str, Any]) -> str:
     return line
 
 
-def _accuracy(when: str, held: dict[str, Any], data: dict[str, Any]) -> str:
+def _accuracy(when: str, held: dict[str, Any], data: dict[str, Any], published: str) -> str:
     baseline = data["length_baseline_held"]["value"]
     line = f"Reward model ({when}): accuracy {held['accuracy']:.3f} on held-out groups; longer-wins {baseline:.3f}"
     if held["accuracy_shorter_chosen"] is not None:
         line += f"; {held['accuracy_shorter_chosen']:.3f} where the shorter was chosen (longer-wins 0)"
-    return line
+    return f"{line}; published {published}" if published else line
