@@ -73,11 +73,6 @@ def attempts(recorded: Recorded, round_: int) -> int:
     return attempt
 
 
-def approvals(recorded: Recorded) -> list[int]:
-    """The rounds whose candidate was approved, in order."""
-    return sorted(r for (r, stage, _), out in recorded.items() if stage == "settle" and out["decision"] == "approved")
-
-
 def _labels_a_round(config: CampaignConfig) -> int:
     return config.labels.inside + config.labels.cross
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlback.errors import DataError
+from rlback.maths.intervals import wilson
 from rlback.records import PreferencePair, seed_of
-
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,5 @@ def length_baseline(pairs: Sequence[PreferencePair]) -> dict[str, float | int]:
     n = len(pairs)
     longer = sum(len(pair.chosen) > len(pair.rejected) for pair in pairs)
     ties = sum(len(pair.chosen) == len(pair.rejected) for pair in pairs)
-    share = (longer + ties / 2) / n
-    middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-    half = _Z95 / (1 + _Z95**2 / n) * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return {"value": share, "low": low, "high": high, "n": n, "ties": ties}
+    found = wilson(longer + ties / 2, n)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": n, "ties": ties}
