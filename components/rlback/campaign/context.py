@@ -26,6 +26,8 @@ from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import Version, get_version
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from rlback.models.policy import Policy
     from rlback.models.reward_model import RewardModel
 
@@ -64,7 +66,21 @@ class Context:
     @cached_property
     def source(self) -> Source:
         """The campaign's source of prompts and first preferences."""
-        return open_source(self.project, self.config, self.campaign, self.inputs)
+        return open_source(self.project, self.config, self.campaign, self.inputs, self._prompt_tokens)
+
+    def _prompt_tokens(self, prompt: str) -> int:
+        from rlback.models.tokenizers import encode_prompt
+
+        return len(encode_prompt(self._base_tokenizer, prompt))
+
+    @cached_property
+    def _base_tokenizer(self) -> PreTrainedTokenizerFast:
+        from rlback.models.architecture import read_foreign_tokenizer
+        from rlback.models.manifest import verify_checkpoint
+
+        location = self.project.absolute(self.base.location)
+        verify_checkpoint(location, self.base.digest)
+        return read_foreign_tokenizer(location)
 
     def seed(self, purpose: str) -> int:
         """A seed for one purpose in this stage; campaigns that differ in name only draw the same numbers."""

@@ -16,7 +16,12 @@ def remarks(project: Project, name: str) -> list[str]:
     if "pairs" not in data:
         return []
     lines = [_data(data)]
-    published = config_of(load_campaign(project, name)).source.published
+    source = config_of(load_campaign(project, name)).source
+    published = source.published
+    too_long = recorded.get((1, "sample", 1), {}).get("prompts_too_long", 0)
+    if too_long:
+        limit = f"{source.max_prompt_tokens} tokens (source.max_prompt_tokens)"
+        lines.append(f"Prompts of more than {limit}: {too_long}; the policy is neither trained nor sampled on them")
     fits = sorted(r for (r, stage, _) in recorded if stage == "fit_reward")
     for round_ in fits:
         held = recorded[(round_, "fit_reward", 1)]["held_out"]

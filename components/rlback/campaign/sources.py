@@ -51,6 +51,9 @@ class Source(Protocol):
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
         """`n` prompts for `train`, `gate` or `eval`; those of one purpose are not used for another."""
 
+    def prompts_too_long(self) -> int:
+        """How many prompts are never sampled on, because they have more than `source.max_prompt_tokens`."""
+
     def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
         """Preferences that were there before the campaign: (for training, held out)."""
 
@@ -103,6 +106,9 @@ class WorldSource:
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
         return self._world.prompts(seed, n, purpose)
 
+    def prompts_too_long(self) -> int:
+        return 0
+
     def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
         return [], []
 
@@ -112,12 +118,17 @@ class WorldSource:
 
 @dataclass(frozen=True)
 class PairsSource:
-    """Files of people's preferences; a copy of what was read is frozen under .rlback/snapshots."""
+    """Files of people's preferences; a copy of what was read is frozen under .rlback/snapshots.
+
+    `prompt_tokens` counts a prompt's tokens for the base policy. A prompt that is longer than the policy reads
+    is a prompt for the reward model only, which reads its end: whoever labels must see what the policy saw.
+    """
 
     project: Project
     config: CampaignConfig
     campaign: str
     inputs: dict[str, Any]
+    prompt_tokens: Callable[[str], int]
     gold: Gold | None = None
 
     @property
@@ -197,10 +208,8 @@ class PairsSource:
         return streams
 
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
-        train, held = self.given_pairs()
-        known = {pair.prompt for pair in train}
-        fresh = sorted({pair.prompt for pair in held} - known)
-        pool = sorted(known)
+        known, fresh = ([p for p in part if self._fits(p)] for part in self._all_prompts())
+        pool = known
         if purpose == "train" or not fresh:
             # Without held-out groups there are no prompts the reward model has not seen; the first fifth is
             # then kept for the gate, so that at least the policy never trained on them.
@@ -208,9 +217,26 @@ class PairsSource:
             pool = pool[cut:] if purpose == "train" else pool[: cut or 1]
         else:
             pool = fresh
+        if not pool:
+            raise DataError(
+                f"no prompt of {self.inputs['pairs']['path']} has at most {self.config.source.max_prompt_tokens} tokens",
+                remedy="raise source.max_prompt_tokens (and base.shape.max_positions with it)",
+            )
         rng = random.Random(seed_of("prompts", purpose, seed))
         # Whole shuffles one after another: a larger n continues the same list.
         return [p for _ in range(-(-n // len(pool))) for p in rng.sample(pool, len(pool))][:n]
+
+    def prompts_too_long(self) -> int:
+        return sum(not self._fits(prompt) for part in self._all_prompts() for prompt in part)
+
+    def _all_prompts(self) -> tuple[list[str], list[str]]:
+        """(those of the training pairs, those of held-out pairs alone), each sorted."""
+        train, held = self.given_pairs()
+        known = {pair.prompt for pair in train}
+        return sorted(known), sorted({pair.prompt for pair in held} - known)
+
+    def _fits(self, prompt: str) -> bool:
+        return self.prompt_tokens(prompt) <= self.config.source.max_prompt_tokens
 
     def given_pairs(self) -> tuple[list[PreferencePair], list[PreferencePair]]:
         return self._read("train"), self._read("held")
@@ -253,11 +279,13 @@ class PairsSource:
             )
 
 
-def open_source(project: Project, config: CampaignConfig, campaign: str, inputs: dict[str, Any]) -> Source:
+def open_source(
+    project: Project, config: CampaignConfig, campaign: str, inputs: dict[str, Any], prompt_tokens: Callable[[str], int]
+) -> Source:
     """The source a configuration asks for."""
     if config.source.world is not None:
         return WorldSource(project, config)
-    return PairsSource(project, config, campaign, inputs)
+    return PairsSource(project, config, campaign, inputs, prompt_tokens)
 
 
 def file_sha256(path: Path) -> str:

@@ -49,7 +49,8 @@ def run_sample(context: Context) -> StageResult:
     def record(transaction: Transaction) -> None:
         add_batch(transaction, context.campaign, round_, context.step.attempt, items, labels.annotators, SYSTEM)
 
-    return StageResult({"batch": id_, "size": len(items)}, record)
+    too_long = context.source.prompts_too_long()
+    return StageResult({"batch": id_, "size": len(items), **({"prompts_too_long": too_long} if too_long else {})}, record)
 
 
 def _fresh_prompts(context: Context, n: int) -> list[str]:

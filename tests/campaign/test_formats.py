@@ -1,0 +1,241 @@
+"""One campaign for each way of writing preferences: from the file to a deployed and audited checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlback.campaign import machine
+from rlback.campaign.plan import Step
+from rlback.config import parse_override, read_config
+from rlback.labelling.batches import stored
+from rlback.project import Project, make_project
+from rlback.records import Actor
+from rlback.registry.mlflow_store import MlflowStore
+from tests.campaign.walking import SMALL, advance, command, decide, entered, lines, plain, preferences, start
+from tests.conftest import ROOT
+from tests.data.test_preferences_shared import public
+
+
+def dialogues() -> bytes:
+    """Two whole conversations a row, as hh-rlhf has them."""
+    shared = "\n\nHuman: {}\n\nAssistant: Go on.\n\nHuman: {}\n\nAssistant: {}"
+    return lines(
+        {"chosen": shared.format(first, second, better), "rejected": shared.format(first, second, worse)}
+        for first, second, better, worse in preferences()
+    )
+
+
+def messages(*turns: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+
+def said(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def explicit_messages() -> list[dict[str, Any]]:
+    return [
+        {"prompt": messages(first, "Go on.", second), "chosen": said(better), "rejected": said(worse)}
+        for first, second, better, worse in preferences()
+    ]
+
+
+def implicit_messages() -> list[dict[str, Any]]:
+    return [
+        {side: messages(first, "Go on.", second, reply) for side, reply in (("chosen", better), ("rejected", worse))}
+        for first, second, better, worse in preferences()
+    ]
+
+
+def table(rows: list[dict[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+#: name -> (configuration, file name, bytes)
+FORMATS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
+    "plain": ("explicit-prompt.yaml", "pairs.jsonl", lambda: lines(plain())),
+    "plain-gzip": ("explicit-prompt.yaml", "pairs.jsonl.gz", lambda: gzip.compress(lines(plain()))),
+    "plain-xz": ("explicit-prompt.yaml", "pairs.jsonl.xz", lambda: lzma.compress(lines(plain()))),
+    "csv": ("table.yaml", "pairs.csv", lambda: table(plain())),
+    "parquet": ("table.yaml", "pairs.parquet", lambda: parquet(plain())),
+    "dialogues": ("hh-dialogues.yaml", "pairs.jsonl", dialogues),
+    "messages": ("conversational.yaml", "pairs.jsonl", lambda: lines(explicit_messages())),
+    "messages-parquet": ("conversational.yaml", "pairs.parquet", lambda: parquet(explicit_messages())),
+    "conversations": ("conversational.yaml", "pairs.jsonl", lambda: lines(implicit_messages())),
+}
+SAME = (
+    ("plain", "plain-gzip", "plain-xz", "csv", "parquet"),
+    ("messages", "messages-parquet", "conversations"),
+)
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A campaign that was declined, advanced, approved, advanced and deployed; what is recorded of it."""
+
+    root: Path
+    recorded: dict[tuple[int, str, int], dict[str, Any]]
+    versions: list[dict[str, Any]]
+    audit: dict[str, Any]
+    verified: str
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Walked]:
+    """Walks the campaign of one format, once."""
+    template = tmp_path_factory.mktemp("formats") / "empty"
+    MlflowStore(make_project(template).root).prepare()  # the registry's database is the slow part; it is copied
+    done: dict[str, Walked] = {}
+
+    def walked(name: str) -> Walked:
+        if name not in done:
+            root = tmp_path_factory.mktemp(name) / "p"
+            shutil.copytree(template, root)
+            done[name] = _walk(root, *FORMATS[name])
+        return done[name]
+
+    return walked
+
+
+def _walk(root: Path, config: str, file: str, content: Callable[[], bytes]) -> Walked:
+    with entered(root) as project:
+        (root / file).write_bytes(content())
+        assert "rlback label people" in start(config, root / file)
+        assert "0 left" in command("label", "people", "--as", "ann", keys="12ts12")
+        assert "rlback gate show people.r1" in advance()
+        decide("decline", "people.r1")
+        assert "people.r2" in advance()
+        command("label", "--as", "ann", keys="111122")
+        advance()
+        decide("approve", "people.r2")
+        assert "people.r3" in advance()
+        command("deploy", "people@3", "--as", "bob")
+        return Walked(
+            root=root,
+            recorded=machine.load_recorded(project, "people"),
+            versions=json.loads(command("registry", "list", "--json")),
+            audit=json.loads(command("audit", "deployed", "--json")),
+            verified=command("verify"),
+        )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_campaign_goes_from_any_format_to_a_deployed_checkpoint(walk: Callable[[str], Walked], name: str):
+    """Read, labelled, declined (round 2 starts from the base), approved (round 3 starts there), deployed, audited."""
+    found = walk(name)
+    data = found.recorded[(0, "data", 1)]
+    assert (data["pairs"], data["train"], data["held"], len(data["held_groups"]), data["leaked"]) == (24, 18, 6, 2, 0)
+    assert found.recorded[(0, "fit_reward", 1)]["given"] == 18
+    starts = [found.recorded[(round_, "optimise", 1)]["start"] for round_ in (1, 2, 3)]
+    assert starts == [1, 1, 3]
+    assert [(v["checkpoint"], v["status"], v["parent"]) for v in found.versions] == [
+        ("people@1", "base", None),
+        ("people@2", "declined", 1),
+        ("people@3", "approved", 1),
+        ("people@4", "candidate", 3),
+    ]
+    verdicts = found.recorded[(1, "fit_reward", 1)]["verdicts"]
+    assert (verdicts["a"] + verdicts["b"], verdicts["tie"], verdicts["skip"]) == (4, 1, 1)
+    assert "The ledger holds" in found.verified
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_audit_names_the_file_the_labels_and_the_people(walk: Callable[[str], Walked], name: str):
+    """The deployed checkpoint leads back to the file's SHA-256, both annotated rounds and the person who decided."""
+    found = walk(name)
+    file = found.root / FORMATS[name][1]
+    given = found.audit["campaign"]["inputs"]["pairs"]
+    assert given == {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert found.audit["checkpoint"] == "people@3"
+    assert "deployed" in found.audit["aliases"]
+    assert found.audit["data"]["source"]["sha256"] == found.recorded[(0, "data", 1)]["sha256"]
+    first, second = found.audit["rounds"]
+    assert (first["decision"], first["rolled_back"], second["decision"]) == ("declined", True, "approved")
+    assert [r["labels"] for r in (first, second)] == [[{"annotator": "ann", "kind": "human", "labels": 6}]] * 2
+    assert second["gates"][0]["approver"] == "bob"
+
+
+@pytest.mark.parametrize("names", SAME, ids=lambda names: names[0])
+def test_the_same_preferences_in_another_format_give_the_same_first_candidate(
+    walk: Callable[[str], Walked], names: tuple[str, ...]
+):
+    """How the file is written and packed changes neither source data, base policy, reward model nor candidate."""
+    results = set()
+    for name in names:
+        recorded = walk(name).recorded
+        results.add(
+            (recorded[(0, "data", 1)]["sha256"], recorded[(0, "base", 1)]["digest"],
+             recorded[(0, "fit_reward", 1)]["digest"], recorded[(1, "optimise", 1)]["digest"])
+        )  # fmt: skip
+    assert len(results) == 1
+
+
+def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_on(tmp_path: Path):
+    """One prompt of 400 words among eight: the reward model gets its three pairs, nobody is asked about it."""
+    long = "why " * 400
+    rows = [{**row, "prompt": long if row["prompt"] == plain()[0]["prompt"] else row["prompt"]} for row in plain()]
+    with entered(tmp_path / "p") as project:
+        (tmp_path / "pairs.jsonl").write_bytes(lines(rows))
+        said = start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "source.held_out=0")
+        assert "Prompts of more than 150 tokens (source.max_prompt_tokens): 1" in said
+        assert machine.load_recorded(project, "people")[(0, "fit_reward", 1)]["given"] == 24
+        assert long not in [item.comparison.prompt for item in stored(project.store, "people.r1")]
+
+
+def test_without_a_prompt_that_fits_the_setting_to_change_is_named(tmp_path: Path):
+    """Prompts of five words and a limit of four tokens: the campaign stops with the file and the setting."""
+    with entered(tmp_path / "p"):
+        (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
+        said = start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "source.max_prompt_tokens=4", status=3)
+        assert "pairs.jsonl has at most 4 tokens" in said
+        assert "source.max_prompt_tokens" in said
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("file", "config", "pairs"),
+    [
+        ("hh-rlhf-harmless-test/test.jsonl.gz", "hh-dialogues.yaml", 2303),
+        ("oasst-en100/pairs.jsonl.gz", "conversational.yaml", 754),
+    ],
+)
+def test_public_preferences_are_read_and_a_reward_model_fitted(project: Project, file: str, config: str, pairs: int):
+    """The example configuration of each public set reads it, keeps 20 conversations apart and fits a few steps."""
+    tree = dict(parse_override(text) for text in (*SMALL, "source.held_out=20", "reward_model.training.batch=256"))
+    settings = read_config(ROOT / "configs" / config, tree)
+    name = machine.start(project, settings, Actor("ada", "human"), inputs={"pairs": public(file)})
+    mirror = MlflowStore(project.root)
+    with machine.holding(project, name):
+        machine.prepare(project, name, mirror)
+        for stage in ("data", "base", "snapshot", "fit_reward"):
+            due = machine.what_next(project, name)
+            assert due == Step(0, stage)
+            output = machine.run_step(project, name, due, mirror)
+    data = machine.load_recorded(project, name)[(0, "data", 1)]
+    assert (data["pairs"], len(data["held_groups"])) == (pairs, 20)
+    assert output["given"] == data["train"]
+    assert 0 <= output["held_out"]["accuracy"] <= 1
