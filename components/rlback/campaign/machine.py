@@ -19,6 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import func, insert, select, update
 
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
+from rlback.campaign.foreign_base import describe_base
 from rlback.campaign.plan import Finished, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
@@ -56,13 +57,9 @@ def start(
 
     Raises:
         ConfigError: an input is missing, or the name is in use.
+        CheckpointError: there is no model that can be read at `base.path`.
     """
-    given = inputs or {}
-    if config.source.world is None and "pairs" not in given:
-        raise ConfigError(
-            "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
-        )
-    described = {key: {"path": str(path.resolve()), "sha256": file_sha256(path)} for key, path in given.items()}
+    described = describe_inputs(project, config, inputs or {})
     tree = config.model_dump(mode="json")
     with project.store.transaction() as transaction:
         taken = set(transaction.execute(select(campaigns.c.name)).scalars())
@@ -83,6 +80,22 @@ def start(
             {"policy": config.policy, "config": digest_of(tree), "seed": config.seed, "inputs": described},
         )  # fmt: skip
     return chosen
+
+
+def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """Path and SHA-256 of everything a campaign reads from outside: the files given, and the model at `base.path`.
+
+    Raises:
+        ConfigError, CheckpointError: see `start`.
+    """
+    if config.source.world is None and "pairs" not in given:
+        raise ConfigError(
+            "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
+        )
+    described = {key: {"path": str(path.resolve()), "sha256": file_sha256(path)} for key, path in given.items()}
+    if config.base.path is not None:
+        described["base"] = describe_base(project.root, config.base.path)
+    return described
 
 
 def _free(wanted: str, taken: set[str]) -> str:

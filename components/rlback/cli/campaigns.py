@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     config = read_config(Path(options.config), overrides)
     inputs = _inputs(options, config)
     if options.dry_run:
-        return _dry_run(config, inputs, options)
+        return _dry_run(project, config, inputs, options)
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
@@ -66,11 +66,11 @@ def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
     return found
 
 
-def _dry_run(config: Any, inputs: dict[str, Path], options: argparse.Namespace) -> int:
+def _dry_run(project: Project, config: Any, inputs: dict[str, Path], options: argparse.Namespace) -> int:
+    from rlback.campaign import machine
     from rlback.campaign.plan import stages_of_round
 
-    if config.source.world is None and "pairs" not in inputs:
-        raise ConfigError("this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH")
+    machine.describe_inputs(project, config, inputs)
     counts: dict[str, Any] = {}
     if "pairs" in inputs:
         from rlback.data.preferences import read_pairs
