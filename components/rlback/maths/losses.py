@@ -98,7 +98,7 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     values, old_values, returns = (torch.where(real, x, 0.0) for x in (values, old_values, returns))
     limited = values.clamp(old_values - clip, old_values + clip)
     plain_error, limited_error = (values - returns).square(), (limited - returns).square()
-    clipped = (limited != values) & (limited_error > plain_error)
+    clipped = limited_error > plain_error
     return Clipped(torch.maximum(plain_error, limited_error) / 2, clipped, masked_mean(clipped.float(), mask))
 
 

@@ -1,7 +1,7 @@
 """Padding, masks and length-sorted chunks: what keeps padding out of every number.
 
-A mask is a float tensor of zeros and ones with the shape of the tokens it belongs to (b, t): 1 for a token
-that counts, 0 for padding.
+A mask has the shape of the tokens it belongs to (b, t), bool or float zeros and ones: 1 for a token that counts, 0
+for padding and for what an environment wrote. The ones need not be contiguous. Masks made here are float.
 """
 
 from __future__ import annotations
