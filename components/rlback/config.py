@@ -15,83 +15,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rlback.errors import ConfigError
+from rlback.settings import ModelShape, RewardConfig, RewardShape, RLOOConfig, SupervisedConfig
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelShape(_Part):
-    """Size of a decoder-only language model made from nothing."""
-
-    d_model: int = Field(gt=0)
-    layers: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mlp: int = Field(gt=0)
-    max_positions: int = Field(gt=1)
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> ModelShape:
-        if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
-        return self
-
-
-class SupervisedConfig(_Part):
-    """Training of the base policy on text."""
-
-    steps: int = Field(ge=0)
-    batch: int = Field(gt=0)  # sequences, or windows, a step
-    lr: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup: int = Field(30, ge=0)  # steps; then cosine down to 0
-    clip: float = Field(1.0, gt=0)  # gradient norm
-    weight_decay: float = Field(0.0, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    window: int = Field(128, gt=1)  # tokens; for text streams
-
-
-class RewardShape(_Part):
-    """What a reward model reads and where its scalar comes from."""
-
-    pooling: Literal["last", "mean", "sum"] = "last"
-    surprise: bool = False  # the frozen base policy's token log-probability as an input channel
-
-
-class RewardConfig(_Part):
-    """Fitting a reward model to preference pairs (Bradley-Terry)."""
-
-    epochs: int = Field(1, gt=0)
-    batch: int = Field(32, gt=0)  # pairs a step
-    lr: float = Field(gt=0)
-    token_table_lr_factor: float = Field(10.0, gt=0)
-    head_lr_factor: float = Field(1.0, gt=0)
-    trunk_lr_factor: float = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    score_l2: float = Field(0.0, ge=0)
-    warmup: int = Field(10, ge=0)
-    clip: float = Field(1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-
-class RLOOConfig(_Part):
-    """Policy optimisation by REINFORCE with a leave-one-out baseline, KL in the reward."""
-
-    steps: int = Field(gt=0)
-    prompts_per_step: int = Field(16, gt=0)
-    samples_per_prompt: int = Field(4, ge=2)
-    lr: float = Field(gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    beta: float = Field(ge=0)  # KL coefficient
-    clip: float = Field(1.0, gt=0)
-    length_normaliser: float = Field(20.0, gt=0)  # the loss is divided by this many tokens
-    advantage_std: bool = True
-    max_new_tokens: int = Field(gt=0)
-    temperature: float = Field(1.0, gt=0)
-    no_end_penalty: float = 0.0  # taken off the score of a completion that never ended
-    kl_budget: float | None = Field(None, gt=0)  # nats from the reference; the round stops there
-    checkpoint_every: int = Field(gt=0)  # steps between step checkpoints
 
 
 class SourceConfig(_Part):
@@ -237,7 +165,7 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
 def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     location = [str(part) for part in error["loc"]]
     dotted = ".".join(location)
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         valid = _valid_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"
@@ -253,10 +181,10 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
 def _valid_keys(path: list[str]) -> list[str]:
     model: Any = CampaignConfig
     for part in path:
-        annotation = model.model_fields[part].annotation
+        annotation = model.__pydantic_fields__[part].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return list(model.model_fields)
+        model = next(o for o in options if hasattr(o, "__pydantic_fields__"))
+    return list(model.__pydantic_fields__)
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, path: Path) -> None:

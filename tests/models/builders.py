@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlback.models.policy import ModelShape, Policy, new_policy
+from rlback.models.policy import Policy, new_policy
 from rlback.models.tokenizers import word_level
+from rlback.settings import ModelShape
 
 torch.set_num_threads(1)
 

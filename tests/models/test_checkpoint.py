@@ -17,8 +17,9 @@ from rlback.models import checkpoint
 from rlback.models.checkpoint import load_policy, load_reward_model, save_policy, save_reward_model
 from rlback.models.manifest import MANIFEST, hash_file, make_manifest, manifest_json, verify_checkpoint
 from rlback.models.policy import Policy
-from rlback.models.reward_model import RewardShape, new_reward_model
+from rlback.models.reward_model import new_reward_model
 from rlback.models.tokenizers import encode_completion
+from rlback.settings import RewardShape
 from tests.models.builders import PROMPTS, policy, sharpen, tokenizer
 
 COMPLETIONS = [[3, 23], [7, 7, 8, 23], [1], [2, 2, 2, 2, 2, 23], [0, 23]]

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from rlback.errors import CheckpointError, ConfigError, DataError
-from rlback.models.policy import ModelShape, import_policy, new_policy, token_logps
+from rlback.errors import CheckpointError, DataError
+from rlback.models.policy import import_policy, new_policy, token_logps
 from rlback.models.tokenizers import encode_completion, encode_prompt
+from rlback.settings import ModelShape
 from tests.models.builders import PROMPTS, SHAPE, policy, tokenizer
 
 COMPLETIONS = [[3, 23], [7, 7, 8, 23], [1], [2, 2, 2, 2, 2, 23], [0, 23]]
@@ -39,10 +40,10 @@ def test_new_policy_ties_embeddings_in_fp32():
 
 def test_impossible_shapes_are_refused():
     """Sizes below one and widths that heads cannot share evenly name the setting."""
-    with pytest.raises(ConfigError, match="layers is 0"):
-        ModelShape(32, 0, 4, 48, 64)
+    with pytest.raises(ValueError, match="greater than 0"):
+        ModelShape(d_model=32, layers=0, heads=4, mlp=48, max_positions=64)
     for d_model in (30, 36):
-        with pytest.raises(ConfigError, match=f"d_model {d_model}"):
+        with pytest.raises(ValueError, match=f"d_model {d_model}"):
             ModelShape(d_model, 2, 4, 48, 64)
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from rlback.errors import ConfigError, DataError, TrainingDiverged
-from rlback.models.reward_model import RewardModel, RewardShape, new_reward_model
+from rlback.errors import DataError, TrainingDiverged
+from rlback.models.reward_model import RewardModel, new_reward_model
+from rlback.settings import RewardShape
 from tests.models.builders import PROMPTS, policy
 
 SHAPES = [
@@ -167,7 +168,7 @@ def test_head_is_drawn_from_the_seed():
 
 def test_bad_input_is_refused():
     """An unknown pooling and an empty completion are named."""
-    with pytest.raises(ConfigError, match="first"):
+    with pytest.raises(ValueError, match="first"):
         RewardShape("first")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="completion 1 has no tokens"):
         new_reward_model(policy(), RewardShape("mean"), 0)(PROMPTS[:2], [[1], []])

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rlback.errors import CheckpointError
+from rlback.settings import SupervisedConfig
 from rlback.training.state import load_state
-from rlback.training.supervised import SupervisedConfig, train_base
+from rlback.training.supervised import train_base
 from tests.training.killed import RENAMES
 from tests.training.tiny import LOOPS, copying, policy
 
@@ -56,7 +57,7 @@ def test_saving_changes_nothing(loop: str, tmp_path: Path) -> None:
 
 def test_another_seed_does_not_continue_the_state(tmp_path: Path) -> None:
     """The state of one seed is refused under another one."""
-    config = SupervisedConfig(steps=2, batch=4)
+    config = SupervisedConfig(steps=2, batch=4, lr=5e-3)
     train_base(policy(), copying(), config, seed=1, state_dir=tmp_path)
     with pytest.raises(CheckpointError, match="another run"):
         train_base(policy(), copying(), config, seed=2, state_dir=tmp_path)

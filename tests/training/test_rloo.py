@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from rlback.errors import ConfigError, DataError, TrainingDiverged
+from rlback.settings import RLOOConfig
 from rlback.training import rloo
-from rlback.training.rloo import RLOOConfig, StepRecord, optimise
+from rlback.training.rloo import StepRecord, optimise
 from rlback.training.state import weights_digest
 from tests.training.tiny import PROMPTS, A, CountsLetter, policy
 
@@ -172,8 +173,8 @@ def test_scores_that_are_not_finite_are_caught() -> None:
 
 def test_settings_that_cannot_work_are_refused() -> None:
     """One sample a prompt, a reference that is the policy itself, and no prompts."""
-    with pytest.raises(ConfigError, match="samples_per_prompt is 1"):
-        RLOOConfig(samples_per_prompt=1)
+    with pytest.raises(ValueError, match="samples_per_prompt"):
+        replace(CONFIG, samples_per_prompt=1)
     made = policy()
     with pytest.raises(ConfigError, match="copy"):
         optimise(made, made, CountsLetter(), PROMPTS, CONFIG, seed=1)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rlback.errors import DataError, TrainingDiverged
+from rlback.settings import SupervisedConfig
 from rlback.training.state import weights_digest
-from rlback.training.supervised import Stream, SupervisedConfig, evaluate_nll, train_base
+from rlback.training.supervised import Stream, evaluate_nll, train_base
 from tests.training.tiny import EOS, PROMPTS, A, B, copying, policy
 
 
@@ -46,7 +47,7 @@ def test_a_mixture_keeps_to_its_weights() -> None:
 
 def _weights(max_padded: int) -> torch.Tensor:
     made = policy()
-    config = SupervisedConfig(steps=3, batch=8, warmup=1, max_padded=max_padded)
+    config = SupervisedConfig(steps=3, batch=8, lr=5e-3, warmup=1, max_padded=max_padded)
     train_base(made, copying(), config, seed=1)
     return torch.cat([p.detach().flatten() for p in made.model.parameters()])
 
@@ -81,14 +82,14 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     with torch.no_grad():
         next(made.model.parameters()).fill_(math.nan)
     with pytest.raises(TrainingDiverged, match="base training: the loss at step 0 is nan"):
-        train_base(made, copying(), SupervisedConfig(steps=2, batch=4), seed=1)
+        train_base(made, copying(), SupervisedConfig(steps=2, batch=4, lr=5e-3), seed=1)
 
 
 def test_no_steps_leave_the_policy_alone() -> None:
     """Zero steps are allowed: a base policy that is used as it was made."""
     made = policy()
     before = weights_digest(made.model)
-    metrics = train_base(made, copying(), SupervisedConfig(steps=0), seed=1)
+    metrics = train_base(made, copying(), SupervisedConfig(steps=0, batch=4, lr=5e-3), seed=1)
     assert weights_digest(made.model) == before
     assert metrics["tokens"] == 0
 
@@ -97,6 +98,6 @@ def test_data_that_cannot_be_trained_on_is_refused() -> None:
     """Nothing at all, an empty completion and a text shorter than its window are DataErrors."""
     for data in ([], [(PROMPTS[0], [])]):
         with pytest.raises(DataError):
-            train_base(policy(), data, SupervisedConfig(), seed=1)
+            train_base(policy(), data, SupervisedConfig(steps=1, batch=4, lr=5e-3), seed=1)
     with pytest.raises(DataError, match="windows of 8"):
         Stream([A] * 7, window=8)

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rlback.models.policy import ModelShape, Policy, new_policy
-from rlback.models.reward_model import RewardModel, RewardShape, new_reward_model
+from rlback.models.policy import Policy, new_policy
+from rlback.models.reward_model import RewardModel, new_reward_model
 from rlback.models.tokenizers import word_level
-from rlback.training.reward import RewardConfig, TokenPair, fit_reward
-from rlback.training.rloo import RLOOConfig, optimise
+from rlback.settings import ModelShape, RewardConfig, RewardShape, RLOOConfig, SupervisedConfig
+from rlback.training.reward import TokenPair, fit_reward
+from rlback.training.rloo import optimise
 from rlback.training.state import weights_digest
-from rlback.training.supervised import Example, SupervisedConfig, train_base
+from rlback.training.supervised import Example, train_base
 
 TOKENIZER = word_level(list("abcdef"))
 A, B = 0, 1
@@ -65,7 +66,7 @@ class CountsLetter(nn.Module):
 def run_supervised(state_dir: Path | None) -> str:
     """Four steps on copied letters; the digest of the weights."""
     made = policy()
-    config = SupervisedConfig(steps=4, batch=8, warmup=1)
+    config = SupervisedConfig(steps=4, batch=8, lr=5e-3, warmup=1)
     train_base(made, copying(20), config, seed=5, state_dir=state_dir, save_every_s=0)
     return weights_digest(made.model)
 
@@ -73,7 +74,7 @@ def run_supervised(state_dir: Path | None) -> str:
 def run_reward(state_dir: Path | None) -> str:
     """Four steps on letter pairs; the digest of the weights."""
     made = reward_model(policy())
-    config = RewardConfig(epochs=2, batch=6, warmup=1)
+    config = RewardConfig(epochs=2, batch=6, lr=1e-3, warmup=1)
     fit_reward(made, letter_pairs(12), config, seed=5, state_dir=state_dir, save_every_s=0)
     return weights_digest(made)
 
@@ -82,7 +83,7 @@ def run_rloo(state_dir: Path | None) -> str:
     """Four steps against an unfitted reward model; the digest of the weights."""
     made, reference = policy(), policy()
     judge = reward_model(reference, pooling="last", surprise=False)
-    config = RLOOConfig(steps=4, prompts_per_step=3, samples_per_prompt=2, lr=1e-2, max_new_tokens=8)
+    config = RLOOConfig(steps=4, prompts_per_step=3, samples_per_prompt=2, lr=1e-2, beta=0.05, max_new_tokens=8)
     optimise(made, reference, judge, PROMPTS, config, seed=5, state_dir=state_dir, save_every_s=0)
     return weights_digest(made.model)
 

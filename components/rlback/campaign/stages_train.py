@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rlback.campaign.context import Context, StageResult, code_identity, sample_completions
+from rlback.campaign.foreign_base import require_unchanged
 from rlback.campaign.observations import Observer, curve, exposure_sums, read_observations
 from rlback.errors import StageError, TrainingDiverged
 from rlback.labelling.batches import counting_labels, stored
@@ -17,6 +18,7 @@ from rlback.registry.operations import Version, add_checkpoint, add_version, get
 
 if TYPE_CHECKING:
     from rlback.models.policy import Policy
+    from rlback.models.reward_model import RewardModel
     from rlback.training.reward import TokenPair
 
 
@@ -40,8 +42,8 @@ def base_cache_key(context: Context) -> str:
 def run_base(context: Context) -> StageResult:
     """Trains the base policy, or reads it from disk, and registers it."""
     from rlback.models.checkpoint import save_policy
-    from rlback.models.policy import ModelShape, import_policy, new_policy
-    from rlback.training.supervised import SupervisedConfig, train_base
+    from rlback.models.policy import import_policy, new_policy
+    from rlback.training.supervised import train_base
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
@@ -51,16 +53,17 @@ def run_base(context: Context) -> StageResult:
     )
     metrics: dict[str, float] = {}
     if base.path is not None:
-        policy = import_policy(context.project.root / base.path)
+        require_unchanged(context.project.root, context.inputs["base"])
+        policy = import_policy(context.inputs["base"]["path"])
     else:
         assert base.shape is not None
         assert base.training is not None
-        policy = new_policy(_plain(ModelShape, base.shape), source.tokenizer(), seed_of(context.config.seed, "base weights"))
+        policy = new_policy(base.shape, source.tokenizer(), seed_of(context.config.seed, "base weights"))
         policy.model.to(context.config.device)
         metrics = train_base(
             policy,
             source.base_text(policy.tokenizer),
-            _plain(SupervisedConfig, base.training),
+            base.training,
             seed=seed_of(context.config.seed, "base training"),
             report=context.report,
             state_dir=context.work / "state",
@@ -108,8 +111,8 @@ def _measure_base(context: Context, policy: Policy) -> dict[str, float]:
 def run_fit_reward(context: Context) -> StageResult:
     """Fits a fresh reward model to every preference so far, from the base policy's trunk, and rescales it."""
     from rlback.models.checkpoint import save_reward_model
-    from rlback.models.reward_model import RewardShape, new_reward_model
-    from rlback.training.reward import RewardConfig, fit_reward, pair_accuracy
+    from rlback.models.reward_model import new_reward_model
+    from rlback.training.reward import fit_reward
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
@@ -126,16 +129,16 @@ def run_fit_reward(context: Context) -> StageResult:
             remedy="label more comparisons",
         )
     settings = context.config.reward_model
-    model = new_reward_model(base, _plain(RewardShape, settings.shape), seed_of(context.config.seed, "reward weights"))
+    model = new_reward_model(base, settings.shape, seed_of(context.config.seed, "reward weights"))
     key = f"{context.campaign}/{context.step.round}/fit_reward"
     run = context.mirror.start_run(
         context.campaign, f"reward-r{context.step.round}", key=key, params=settings.model_dump(mode="json"), tags={}
     )
     metrics = fit_reward(
-        model, pairs, _plain(RewardConfig, settings.training), seed=context.seed("fit"), report=context.report,
+        model, pairs, settings.training, seed=context.seed("fit"), report=context.report,
         state_dir=context.work / "state",
     )  # fmt: skip
-    accuracy = _held_out(base, model, held, context, pair_accuracy)
+    accuracy = _held_out(base, model, held, context)
     # The same base samples after every fit, so that a unit of score, and with it beta, keeps its meaning.
     from rlback.models.tokenizers import encode_prompt
 
@@ -201,22 +204,24 @@ def _token_pair(base: Policy, pair: PreferencePair, prompt_limit: int, completio
     return TokenPair(prompt, completion(pair.chosen), completion(pair.rejected), pair.weight)
 
 
-def _held_out(base: Policy, model: Any, held: list[PreferencePair], context: Context, accuracy: Any) -> Any:
+def _held_out(base: Policy, model: RewardModel, held: list[PreferencePair], context: Context) -> dict[str, Any] | None:
     """Accuracy on held-out groups, also where the longer and where the shorter completion was chosen."""
+    from rlback.maths.bradley_terry import accuracy
+    from rlback.training.reward import pair_scores
+
     if not held:
         return None
     source = context.config.source
-    longer = [p for p in held if len(p.chosen) > len(p.rejected)]
-    shorter = [p for p in held if len(p.chosen) < len(p.rejected)]
+    tokens = [_token_pair(base, p, source.max_prompt_tokens, source.max_completion_tokens) for p in held]
+    chosen, rejected = pair_scores(model, tokens)
 
-    def of(pairs: list[PreferencePair]) -> float | None:
-        tokens = [_token_pair(base, p, source.max_prompt_tokens, source.max_completion_tokens) for p in pairs]
-        return accuracy(model, tokens) if tokens else None
+    def over(rows: list[int]) -> float | None:
+        return float(accuracy(chosen[rows], rejected[rows])) if rows else None
 
     return {
-        "accuracy": of(held),
-        "accuracy_longer_chosen": of(longer),
-        "accuracy_shorter_chosen": of(shorter),
+        "accuracy": over(list(range(len(held)))),
+        "accuracy_longer_chosen": over([i for i, p in enumerate(held) if len(p.chosen) > len(p.rejected)]),
+        "accuracy_shorter_chosen": over([i for i, p in enumerate(held) if len(p.chosen) < len(p.rejected)]),
         "pairs": len(held),
     }
 
@@ -225,7 +230,7 @@ def run_optimise(context: Context) -> StageResult:
     """Optimises the policy against the current reward model from the round's start checkpoint."""
     from rlback.models.checkpoint import save_policy
     from rlback.models.tokenizers import encode_prompt
-    from rlback.training.rloo import RLOOConfig, optimise
+    from rlback.training.rloo import optimise
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
@@ -253,7 +258,7 @@ def run_optimise(context: Context) -> StageResult:
     key = f"{context.campaign}/{round_}/optimise"
     run = context.mirror.start_run(
         context.campaign, f"optimise-r{round_}", key=key,
-        params={**settings.model_dump(mode="json"), "start": start.address, "reward_model": reward_digest}, tags={},
+        params={**asdict(settings), "start": start.address, "reward_model": reward_digest}, tags={},
     )  # fmt: skip
 
     def on_checkpoint(done: int, current: Policy) -> None:
@@ -263,7 +268,7 @@ def run_optimise(context: Context) -> StageResult:
 
     try:
         result = optimise(
-            policy, reference, reward_model, tokens, _plain(RLOOConfig, settings),
+            policy, reference, reward_model, tokens, settings,
             seed=context.seed("optimise"), report=context.report,
             state_dir=context.work / "state", on_checkpoint=on_checkpoint, observe=observer,
         )  # fmt: skip
@@ -330,7 +335,3 @@ def _snapshot_before(context: Context) -> dict[str, Any]:
     rounds = [r for (r, stage, _) in context.recorded if stage == "snapshot" and r < context.step.round]
     return json.loads(json.dumps(context.output("snapshot", max(rounds)))) if rounds else {}
 
-
-def _plain(kind: Any, part: Any) -> Any:
-    names = {f.name for f in fields(kind)}
-    return kind(**{k: v for k, v in part.model_dump().items() if k in names})

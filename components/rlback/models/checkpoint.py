@@ -40,7 +40,8 @@ from rlback.models.manifest import (
     verify_checkpoint,
 )
 from rlback.models.policy import Policy
-from rlback.models.reward_model import RewardModel, RewardShape
+from rlback.models.reward_model import RewardModel
+from rlback.settings import RewardShape
 
 #: Directories with this prefix are unfinished writes; nothing reads them, and they may be deleted.
 PARTIAL_PREFIX = ".partial-"
@@ -83,14 +84,15 @@ def load_policy(directory: str | Path, digest: str | None = None) -> Policy:
 def load_reward_model(directory: str | Path, digest: str | None = None) -> RewardModel:
     """The reward model in a checkpoint directory, on the CPU, verified first. Raises CheckpointError."""
     root = _verified(directory, digest, "reward_model")
-    raw = read_json_object(root / "reward_model.json")
-    if set(raw) != {"pooling", "surprise"} or not isinstance(raw["surprise"], bool):
+    try:
+        shape = RewardShape(**read_json_object(root / "reward_model.json"))
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{root / 'reward_model.json'} does not have the fields pooling and surprise",
+            f"{root / 'reward_model.json'} does not describe a reward model: {' '.join(str(error).split())}",
             remedy="save it again",
-        )
+        ) from None
     model = build_model(read_config(root / "config.json"), str(root / "config.json"))
-    reward_model = RewardModel(model, _tokenizer(root), RewardShape(**raw))
+    reward_model = RewardModel(model, _tokenizer(root), shape)
     tensors = read_tensors(root / "model.safetensors")
     fill(reward_model, tensors, _tied_in(reward_model), str(root / "model.safetensors"))
     return reward_model.eval()

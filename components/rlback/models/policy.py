@@ -12,37 +12,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from rlback.errors import ConfigError
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import pack
 from rlback.models.tokenizers import ensure_special_tokens
+from rlback.settings import ModelShape
 
 # Standard deviation of initial weights times sqrt(d). The library's fixed 0.02 is meant for d near 1000 and
 # leaves tiny models slow to learn: 240 steps at d = 64 on the visit-notes corpus ended at 0.94 nats per
 # token, with this at 0.82.
 _INITIAL_SPREAD = 0.8
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """Size of a Llama-architecture model; `mlp`: inner width, `max_positions`: prompt plus completion."""
-
-    d_model: int
-    layers: int
-    heads: int
-    mlp: int
-    max_positions: int
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise ConfigError(f"{name} is {value}", remedy=f"set {name} to 1 or more")
-        if self.d_model % (2 * self.heads):
-            # Rotary positions turn the coordinates of a head in pairs.
-            raise ConfigError(
-                f"d_model {self.d_model} does not give {self.heads} heads an even width each",
-                remedy=f"set d_model to a multiple of {2 * self.heads}",
-            )
 
 
 @dataclass

@@ -5,44 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlback.errors import ConfigError, DataError, TrainingDiverged
+from rlback.errors import DataError, TrainingDiverged
 from rlback.models.batching import Ids, by_length, pack
 from rlback.models.policy import Policy, positions_of
-
-Pooling = Literal["last", "mean", "sum"]
+from rlback.settings import RewardShape
 
 #: Divides the sum of per-token values, of which a completion has tens.
 SUM_DIVISOR = 8.0
-
-
-@dataclass(frozen=True)
-class RewardShape:
-    """How token states become one score, and whether the model sees each token's surprise.
-
-    pooling: `last` reads the end token (last real token), `mean` averages the completion's states, `sum`
-    adds up a value per completion token. surprise (with `sum` only): a token's value also depends on how much
-    likelier or less likely it was than the frozen policy expected. A tiny reward model without it memorises its
-    training pairs: it cannot learn from some hundred labels which words contradict the prompt, but the policy
-    it was built from knows, and shows it by being surprised.
-    """
-
-    pooling: Pooling
-    surprise: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pooling not in get_args(Pooling):
-            raise ConfigError(
-                f"pooling {self.pooling!r} is not known", remedy=f"use one of {', '.join(get_args(Pooling))}"
-            )
-        if self.surprise and self.pooling != "sum":
-            raise ConfigError("surprise needs a value per token", remedy="use it with pooling: sum")
 
 
 class RewardModel(nn.Module):

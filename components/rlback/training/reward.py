@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlback.errors import ConfigError, DataError
+from rlback.errors import DataError
 from rlback.maths import bradley_terry
 from rlback.maths.masking import length_chunks
 from rlback.models.reward_model import RewardModel
 from rlback.records import Report, digest_of, seed_of, silent
+from rlback.settings import RewardConfig
 from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
 from rlback.training.state import StageState, tokens_digest, weights_digest
-from rlback.training.updates import Precision, adam, apply_update, precision, warmup_cosine
+from rlback.training.updates import adam, apply_update, precision, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -28,36 +29,6 @@ class TokenPair:
     chosen: Tokens
     rejected: Tokens
     weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """Settings of `fit_reward`. `batch` counts pairs a step.
-
-    `score_l2` times the mean squared score is added to the loss: Bradley-Terry leaves the level of the scores
-    free, and this holds it near 0.
-    """
-
-    epochs: int = 4
-    batch: int = 32
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    token_table_lr_factor: float = 10.0
-    head_lr_factor: float = 1.0
-    trunk_lr_factor: float = 1.0
-    weight_decay: float = 0.1
-    label_smoothing: float = 0.05
-    score_l2: float = 1e-3
-    warmup: int = 5
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    max_padded: int = 1024
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.max_padded) < 1 or min(self.lr, self.clip) <= 0:
-            raise ConfigError("reward: epochs, batch, max_padded, lr and clip must be positive")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(f"reward: label_smoothing must be in [0, 0.5), got {self.label_smoothing}")
 
 
 def fit_reward(
@@ -118,12 +89,13 @@ def fit_reward(
 
 
 @torch.no_grad()
-def pair_accuracy(reward_model: RewardModel, pairs: Sequence[TokenPair], *, max_padded: int = 4096) -> float:
-    """Share of pairs whose chosen completion gets the higher raw score; equal scores count one half."""
+def pair_scores(
+    reward_model: RewardModel, pairs: Sequence[TokenPair], *, max_padded: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Raw scores of the chosen and of the rejected completions, (n,) each, in the order of `pairs`."""
     _check(pairs)
     reward_model.eval()
-    sides = _Sides.of(reward_model, pairs)
-    return float(bradley_terry.accuracy(*sides.scores(reward_model, range(len(pairs)), max_padded)))
+    return _Sides.of(reward_model, pairs).scores(reward_model, range(len(pairs)), max_padded)
 
 
 @dataclass(frozen=True)

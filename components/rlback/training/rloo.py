@@ -30,53 +30,13 @@ from rlback.models.policy import Policy, token_logps
 from rlback.models.reward_model import RewardModel
 from rlback.models.sampler import Samples, sample
 from rlback.records import Report, digest_of, seed_of, silent
+from rlback.settings import RLOOConfig
 from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
 from rlback.training.state import StageState, tokens_digest, weights_digest
 from rlback.training.updates import adam, apply_update
 
 #: Largest accepted |ratio - 1| of a token and |KL| of a token against an equal reference at the first step.
 RATIO_TOLERANCE = 5e-3
-
-
-@dataclass(frozen=True)
-class RLOOConfig:
-    """Settings of `optimise`.
-
-    `beta` is the KL coefficient (reward per nat). `no_end_penalty` is taken off the reward of a completion
-    that was cut before its end token. `kl_budget` (nats per completion, from the reference) ends the run
-    before the update on the first batch whose mean KL is above it. `checkpoint_every` is in steps; 0: never.
-    """
-
-    steps: int = 60
-    prompts_per_step: int = 16
-    samples_per_prompt: int = 4
-    lr: float = 8e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    beta: float = 0.05
-    clip: float = 1.0
-    length_normaliser: float = 20.0
-    advantage_std: bool = True
-    max_new_tokens: int = 48
-    temperature: float = 1.0
-    no_end_penalty: float = 0.0
-    kl_budget: float | None = None
-    checkpoint_every: int = 0
-    max_padded: int = 1024
-
-    def __post_init__(self) -> None:
-        counts = ("steps", "prompts_per_step", "max_new_tokens", "max_padded")
-        if min(getattr(self, name) for name in counts) < 1:
-            raise ConfigError(f"rloo: {', '.join(counts)} must be at least 1")
-        if self.samples_per_prompt < 2:
-            raise ConfigError(
-                f"rloo: samples_per_prompt is {self.samples_per_prompt}, but leave-one-out compares a "
-                "completion with the others of its prompt",
-                remedy="set samples_per_prompt to 2 or more (4 is usual)",
-            )
-        if min(self.lr, self.clip, self.length_normaliser, self.temperature) <= 0 or self.beta < 0:
-            raise ConfigError(
-                "rloo: lr, clip, length_normaliser and temperature must be positive, beta at least 0"
-            )
 
 
 @dataclass(frozen=True)

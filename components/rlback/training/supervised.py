@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
-from rlback.errors import ConfigError, DataError
+from rlback.errors import DataError
 from rlback.maths.losses import negative_log_likelihood
 from rlback.maths.masking import length_chunks
 from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
+from rlback.settings import SupervisedConfig
 from rlback.training.batches import epoch_slice, total_lengths
 from rlback.training.state import StageState, tokens_digest, weights_digest
-from rlback.training.updates import Precision, adam, apply_update, decay_groups, precision, warmup_cosine
+from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
 
 #: (prompt ids, completion ids); the loss is taken on the completion.
 Example = tuple[Sequence[int], Sequence[int]]
@@ -51,25 +52,6 @@ class Stream:
 
 #: Examples, or a mixture of streams.
 TrainingText = Examples | Sequence[Stream]
-
-
-@dataclass(frozen=True)
-class SupervisedConfig:
-    """Settings of `train_base`. `batch` counts examples (or windows) a step; `max_padded` tokens a part."""
-
-    steps: int = 500
-    batch: int = 96
-    lr: float = 5e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup: int = 30
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    precision: Precision = "fp32"
-    max_padded: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or min(self.batch, self.max_padded) < 1 or min(self.lr, self.clip) <= 0:
-            raise ConfigError("supervised: batch, max_padded, lr and clip must be positive, steps at least 0")
 
 
 def train_base(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import nn
 
 from rlback.errors import TrainingDiverged
-
-Precision = Literal["fp32", "bf16"]
+from rlback.settings import Precision
 
 
 def adam(
