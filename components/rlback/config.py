@@ -9,13 +9,38 @@ from __future__ import annotations
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from rlback.errors import ConfigError
-from rlback.settings import ModelShape, RewardConfig, RewardShape, RLOOConfig, SupervisedConfig
+from rlback.settings import (
+    GRPOConfig,
+    ModelShape,
+    OnlineDPOConfig,
+    PPOConfig,
+    RewardConfig,
+    RewardShape,
+    RLOOConfig,
+    SupervisedConfig,
+)
+
+#: How a policy is optimised, by the name that `optimise.method` gives; without one it is RLOO.
+METHODS = {"rloo": RLOOConfig, "grpo": GRPOConfig, "ppo": PPOConfig, "online_dpo": OnlineDPOConfig}
+
+
+def _method(part: Any) -> Any:
+    return part.get("method", "rloo") if isinstance(part, dict) else getattr(part, "method", "rloo")
+
+
+OptimiseConfig = Annotated[
+    Annotated[RLOOConfig, Tag("rloo")]
+    | Annotated[GRPOConfig, Tag("grpo")]
+    | Annotated[PPOConfig, Tag("ppo")]
+    | Annotated[OnlineDPOConfig, Tag("online_dpo")],
+    Discriminator(_method),
+]
 
 
 class _Part(BaseModel):
@@ -107,7 +132,7 @@ class CampaignConfig(_Part):
     source: SourceConfig
     base: BaseConfig
     reward_model: RewardModelConfig
-    optimise: RLOOConfig
+    optimise: OptimiseConfig
     labels: LabelsConfig
     gate: GateConfig
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -164,9 +189,12 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
 
 def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     location = [str(part) for part in error["loc"]]
+    method = location[1] if location[0] == "optimise" and len(location) > 1 and location[1] in METHODS else None
+    if method:
+        del location[1]  # pydantic names the member of the union too; a file has no such level
     dotted = ".".join(location)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        valid = _valid_keys(location[:-1])
+        valid = list(METHODS[method].__pydantic_fields__) if method else _valid_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"
         return f"{place}: unknown key `{dotted}`{tail}", remedy

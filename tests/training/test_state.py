@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlback.errors import CheckpointError
-from rlback.training.state import StageState, load_state, save_state, tokens_digest, weights_digest
+from rlback.models.digests import weights_digest
+from rlback.training.state import StageState, load_state, save_state, tokens_digest
 
 
 def _save(directory: Path, step: int) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlback.errors import DataError, TrainingDiverged
+from rlback.models.digests import weights_digest
 from rlback.settings import SupervisedConfig
-from rlback.training.state import weights_digest
 from rlback.training.supervised import Stream, evaluate_nll, train_base
 from tests.training.tiny import EOS, PROMPTS, A, B, copying, policy
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, new_policy
 from rlback.models.reward_model import RewardModel, new_reward_model
 from rlback.models.tokenizers import word_level
-from rlback.settings import ModelShape, RewardConfig, RewardShape, RLOOConfig, SupervisedConfig
+from rlback.models.value_model import ValueModel
+from rlback.settings import (
+    DPOConfig,
+    GRPOConfig,
+    ModelShape,
+    OnlineDPOConfig,
+    OnPolicy,
+    PPOConfig,
+    RewardConfig,
+    RewardShape,
+    RLOOConfig,
+    SupervisedConfig,
+)
+from rlback.training.dpo import fit_dpo
+from rlback.training.on_policy import optimise
 from rlback.training.reward import TokenPair, fit_reward
-from rlback.training.rloo import optimise
-from rlback.training.state import weights_digest
 from rlback.training.supervised import Example, train_base
 
 TOKENIZER = word_level(list("abcdef"))
@@ -52,11 +66,16 @@ def reward_model(base: Policy, *, pooling: str = "sum", surprise: bool = True) -
 
 
 class CountsLetter(nn.Module):
-    """A reward model that scores a completion by how often one letter is in it."""
+    """A scorer that counts how often one letter is in a completion; equal counts are nothing unusual."""
+
+    graded = False
 
     def __init__(self, letter: int = A) -> None:
         super().__init__()
         self.letter = letter
+
+    def identity(self) -> str:
+        return f"counts letter {self.letter}"
 
     def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         assert len(prompts) == len(completions)
@@ -79,13 +98,40 @@ def run_reward(state_dir: Path | None) -> str:
     return weights_digest(made)
 
 
-def run_rloo(state_dir: Path | None) -> str:
-    """Four steps against an unfitted reward model; the digest of the weights."""
+def run_on_policy(config: OnPolicy, state_dir: Path | None) -> str:
+    """Four updates on what a policy wrote; the digest of its weights."""
     made, reference = policy(), policy()
     judge = reward_model(reference, pooling="last", surprise=False)
-    config = RLOOConfig(steps=4, prompts_per_step=3, samples_per_prompt=2, lr=1e-2, beta=0.05, max_new_tokens=8)
-    optimise(made, reference, judge, PROMPTS, config, seed=5, state_dir=state_dir, save_every_s=0)
+    value = ValueModel(made) if isinstance(config, PPOConfig) else None
+    optimise(
+        made, reference, judge, PROMPTS, config, seed=5, value=value, state_dir=state_dir, save_every_s=0
+    )
     return weights_digest(made.model)
 
 
-LOOPS = {"supervised": run_supervised, "reward": run_reward, "rloo": run_rloo}
+_SHARED = {"prompts_per_step": 3, "samples_per_prompt": 2, "lr": 1e-2, "beta": 0.05, "max_new_tokens": 8}
+#: Four updates each: one a step, or two or four inside one rollout.
+ON_POLICY: dict[str, OnPolicy] = {
+    "rloo": RLOOConfig(steps=4, **_SHARED),
+    "rloo-token": RLOOConfig(steps=2, epochs=2, objective="token", kl_target=0.5, kl_horizon=12.0, **_SHARED),
+    "grpo": GRPOConfig(steps=1, epochs=2, minibatches=2, **_SHARED),
+    "dr-grpo": GRPOConfig(steps=2, minibatches=2, variant="dr_grpo", **_SHARED),
+    "ppo": PPOConfig(steps=2, epochs=1, minibatches=2, **_SHARED),
+    "online-dpo": OnlineDPOConfig(steps=4, **_SHARED),
+}
+
+
+def run_dpo(state_dir: Path | None) -> str:
+    """Four steps on letter pairs; the digest of the policy's weights."""
+    made = policy()
+    config = DPOConfig(lr=1e-2, beta=0.5, epochs=2, batch=6, warmup=1)
+    fit_dpo(made, policy(), letter_pairs(12), config, seed=5, state_dir=state_dir, save_every_s=0)
+    return weights_digest(made.model)
+
+
+LOOPS = {
+    "supervised": run_supervised,
+    "reward": run_reward,
+    "dpo": run_dpo,
+    **{name: partial(run_on_policy, config) for name, config in ON_POLICY.items()},
+}

@@ -20,7 +20,7 @@ from sqlalchemy import func, insert, select, update
 
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
 from rlback.campaign.foreign_base import describe_base
-from rlback.campaign.plan import Finished, Step, next_step
+from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
 from rlback.config import CampaignConfig
@@ -28,7 +28,7 @@ from rlback.errors import ConfigError, StageError
 from rlback.labelling.batches import open_count
 from rlback.ledger.store import now
 from rlback.ledger.tables import campaigns, stages
-from rlback.project import Project
+from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
@@ -148,7 +148,21 @@ def run_step(project: Project, name: str, step: Step, mirror: MlflowStore) -> di
     recorded = load_recorded(project, name)
     if step.key in recorded:
         return recorded[step.key]
-    project.require_space()
+    project.require_space(_least_space(project, recorded, step))
+    with project.naming_full_disk():
+        return _run_and_record(project, row, recorded, step, mirror)
+
+
+def _least_space(project: Project, recorded: Recorded, step: Step) -> int:
+    """A stage that trains keeps two states of weights and both Adam moments, and writes a checkpoint."""
+    if step.stage not in ("fit_reward", "optimise"):
+        return LEAST_FREE_BYTES
+    weights = project.absolute(recorded[(0, "base", 1)]["location"]) / "model.safetensors"
+    return LEAST_FREE_BYTES + (7 * weights.stat().st_size if weights.is_file() else 0)
+
+
+def _run_and_record(project: Project, row: Any, recorded: Recorded, step: Step, mirror: MlflowStore) -> dict[str, Any]:
+    name = str(row.name)
     work = project.work(name, step.round, step.stage, step.attempt)
     config = config_of(row)
     progress = ProgressFile(project.state / "progress" / f"{name}.json", config, step)
@@ -194,8 +208,10 @@ def finish(project: Project, name: str, reason: str) -> None:
 def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> None:
     """Makes the registry ready and mends what a kill may have left between the ledger and its mirror."""
     mirror = mirror or MlflowStore(project.root)
-    mirror.prepare()
-    reconcile(project, mirror, load_campaign(project, name).policy)
+    with project.naming_full_disk():
+        mirror.prepare()
+        project.sweep_work(name, load_recorded(project, name))
+        reconcile(project, mirror, load_campaign(project, name).policy)
 
 
 def gate_of(project: Project, name: str, step: Step) -> str:

@@ -14,7 +14,7 @@ from rlback.records import canonical_json
 
 if TYPE_CHECKING:
     from rlback.models.policy import Policy
-    from rlback.training.rloo import StepRecord
+    from rlback.training.on_policy import StepRecord
 
 CURVE_EVERY = 10
 CURVE_WINDOW = 5

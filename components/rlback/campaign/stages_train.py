@@ -230,7 +230,9 @@ def run_optimise(context: Context) -> StageResult:
     """Optimises the policy against the current reward model from the round's start checkpoint."""
     from rlback.models.checkpoint import save_policy
     from rlback.models.tokenizers import encode_prompt
-    from rlback.training.rloo import optimise
+    from rlback.models.value_model import ValueModel
+    from rlback.settings import PPOConfig
+    from rlback.training.on_policy import optimise
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
@@ -269,6 +271,7 @@ def run_optimise(context: Context) -> StageResult:
     try:
         result = optimise(
             policy, reference, reward_model, tokens, settings,
+            value=ValueModel(policy) if isinstance(settings, PPOConfig) else None,
             seed=context.seed("optimise"), report=context.report,
             state_dir=context.work / "state", on_checkpoint=on_checkpoint, observe=observer,
         )  # fmt: skip
@@ -291,6 +294,7 @@ def run_optimise(context: Context) -> StageResult:
         "model_id": ref.model_id,
         "steps": result.steps,
         "stopped": result.stopped,
+        "start_state": result.start_state,
         "proxy_last": result.proxy,
         "kl_ref_last": result.kl_ref,
         "step_checkpoints": [{"step": step, "digest": ref.digest, "model_id": ref.model_id} for step, ref in saved],

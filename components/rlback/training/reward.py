@@ -1,4 +1,4 @@
-"""Reward-model training on preference pairs with the Bradley-Terry loss."""
+"""Reward-model training on preference pairs with the Bradley-Terry loss; all members of an ensemble in one pass."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlback.errors import DataError
+from rlback.errors import ConfigError, DataError
 from rlback.maths import bradley_terry
 from rlback.maths.masking import length_chunks
-from rlback.models.reward_model import RewardModel
+from rlback.models.reward_model import RewardModel, mean_and_spread, member_name
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import RewardConfig
 from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
-from rlback.training.state import StageState, tokens_digest, weights_digest
+from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, precision, warmup_cosine
 
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A preference pair as token ids: the very ids that were sampled, end token included."""
+    """A preference pair as token ids: the very ids that were sampled, end token included.
+
+    `target` is the probability that `chosen` is the better one: 1 for a label, 1/2 for a tie, 0.6 for three votes in
+    five. `margin` (at least 0, in units of raw score) is the lead that the better one is asked to have.
+    """
 
     prompt: Tokens
     chosen: Tokens
     rejected: Tokens
     weight: float = 1.0
+    target: float = 1.0
+    margin: float = 0.0
 
 
 def fit_reward(
@@ -43,35 +49,51 @@ def fit_reward(
 ) -> dict[str, float]:
     """Train in place; returns the last epoch's `loss` and `accuracy` on the pairs as they were met.
 
-    Scores are left as they come out: call the model's `rescale` on reference samples before they are used as
-    a reward, or the KL coefficient changes its meaning with every fit. Resumes exactly as `train_base` does.
-    Raises DataError on no pairs or an empty side, TrainingDiverged on a loss or gradient that is not finite.
+    Both are means over the members. Ties have no part in the accuracy, and none in the fit unless `config.use_ties`.
+    An ensemble's loss is the mean over members of the losses on their own resamples (`bootstrap_weights`); apart from
+    a shared trunk and the clipping of the joint gradient, a member learns as if it were alone.
+
+    The weights that `reward_model` has are the start: fresh ones, or those of an earlier fit (`warm_start`). Scores are
+    left as they come out: call the model's `rescale` on reference samples before they are used as a reward, or the KL
+    coefficient changes its meaning with every fit. Resumes exactly as `train_base` does.
+
+    Raises DataError on pairs that cannot be used; ConfigError where members could not come to differ;
+    TrainingDiverged on a loss or gradient that is not finite, and when a member ends up giving all completions of the
+    last batch one score. The newest saved state is then the last good one.
     """
-    _check(pairs)
+    check_pairs(pairs)
+    pairs = [pair for pair in pairs if config.use_ties or pair.target != 0.5]
+    if all(pair.target == 0.5 for pair in pairs):
+        raise DataError("no preference pair says which completion is better", remedy="collect labels that are no ties")
+    members = reward_model.shape.members
+    if members > 1 and reward_model.shape.pooling == "sum" and not config.bootstrap:
+        raise ConfigError(
+            f"the {members} members of a reward model with pooling: sum start equal, and without bootstrap they stay equal",
+            remedy="set reward_model.training.bootstrap: true",
+        )
     steps = max(1, math.ceil(config.epochs * len(pairs) / config.batch))
     reward_model.eval()
     optimiser = adam(_groups(reward_model, config), lr=config.lr, betas=config.betas)
     data = tokens_digest(ids for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected))
-    weights = [pair.weight for pair in pairs]
-    identity = digest_of(["reward", asdict(config), seed, data, weights, weights_digest(reward_model)])
+    said = [[pair.weight, pair.target, pair.margin] for pair in pairs]
+    identity = digest_of(["reward", asdict(config), seed, data, said, reward_model.identity()])
     state = StageState(state_dir, identity, reward_model, optimiser, every_s=save_every_s)
     first, kept = state.resume()
     history: list[list[float]] = kept.get("history", [])
     per_epoch = max(1, len(pairs) // config.batch)
-    device = next(reward_model.parameters()).device
+    device = reward_model.device
     sides = _Sides.of(reward_model, pairs)
+    drawn = bootstrap_weights(members, len(pairs), seed) if members > 1 and config.bootstrap else None
+    labels = _Labels.of(pairs, drawn, device)
 
     for step in range(first, steps):
         batch = epoch_slice(len(pairs), config.batch, seed_of(seed, "reward order"), step)
         with precision(config.precision, device):
             chosen, rejected = sides.scores(reward_model, batch, config.max_padded)
-        loss = bradley_terry.loss(
-            chosen,
-            rejected,
-            weights=torch.tensor([weights[i] for i in batch], device=device),
-            label_smoothing=config.label_smoothing,
-        )
+        loss = labels.loss(chosen, rejected, batch, config.label_smoothing)
         penalty = config.score_l2 * 0.5 * (chosen.square().mean() + rejected.square().mean())
+        if config.centering:
+            penalty = penalty + config.centering * bradley_terry.centering(chosen, rejected)
         (loss + penalty).backward()
         value = float(loss.detach())
         norm = apply_update(
@@ -82,20 +104,87 @@ def fit_reward(
             step=step,
             loss=value,
         )
-        history = [*history, [value, float(bradley_terry.accuracy(chosen, rejected))]][-per_epoch:]
+        history = [*history, [value, *labels.right(chosen, rejected, batch)]][-per_epoch:]
+        if step + 1 == steps:
+            _check_fitted(reward_model, sides, batch, config)
         state.keep(step + 1, {"history": history}, now=step + 1 == steps)
         report(step + 1, steps, {**_means(history), "grad_norm": norm})
     return _means(history)
+
+
+def bootstrap_weights(members: int, count: int, seed: int) -> Tensor:
+    """How often each member sees each pair, (members, count) float32: `count` draws with replacement for each.
+
+    Every row sums to `count`, and leaves out about 37 % of the pairs (Efron's bootstrap). What a member of an
+    ensemble is sure of only because of a few pairs, the members that did not see them will not be.
+    """
+    rows = []
+    for member in range(members):
+        generator = torch.Generator().manual_seed(seed_of(seed, "bootstrap", member))
+        rows.append(torch.randint(count, (count,), generator=generator).bincount(minlength=count))
+    return torch.stack(rows).float()
 
 
 @torch.no_grad()
 def pair_scores(
     reward_model: RewardModel, pairs: Sequence[TokenPair], *, max_padded: int = 4096
 ) -> tuple[Tensor, Tensor]:
-    """Raw scores of the chosen and of the rejected completions, (n,) each, in the order of `pairs`."""
-    _check(pairs)
+    """Scores of the chosen and of the rejected completions, (n,) each, in the order of `pairs`, as `score` gives them.
+
+    Before the first `rescale` a single model's are its raw ones; an ensemble's members have no common scale until then.
+    """
+    check_pairs(pairs)
     reward_model.eval()
-    return _Sides.of(reward_model, pairs).scores(reward_model, range(len(pairs)), max_padded)
+    chosen, rejected = _Sides.of(reward_model, pairs).scores(reward_model, range(len(pairs)), max_padded)
+    return reward_model.combine(chosen), reward_model.combine(rejected)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What was said about the pairs: targets (n,) and margins (n,), None where all are plain labels, and weights.
+
+    weights: (n,), or (members, n) where each member sees its own resample.
+    """
+
+    targets: Tensor
+    margins: Tensor | None
+    weights: Tensor
+    soft: bool
+
+    @classmethod
+    def of(cls, pairs: Sequence[TokenPair], drawn: Tensor | None, device: torch.device) -> _Labels:
+        targets = torch.tensor([pair.target for pair in pairs])
+        margins = torch.tensor([pair.margin for pair in pairs])
+        weights = torch.tensor([pair.weight for pair in pairs])
+        if drawn is not None:
+            weights = weights * drawn
+        given = margins.to(device) if bool(margins.any()) else None
+        return cls(targets.to(device), given, weights.to(device), bool((targets != 1).any()))
+
+    def loss(self, chosen: Tensor, rejected: Tensor, batch: Sequence[int], smoothing: float) -> Tensor:
+        """The weighted mean over pairs, and over members where scores are (members, b)."""
+        weights = self.weights[..., batch].expand(chosen.shape)
+        if not bool(weights.any()):
+            # A small batch of pairs that no member drew: nothing is learned from it.
+            return (chosen + rejected).sum() * 0.0
+        return bradley_terry.loss(
+            chosen,
+            rejected,
+            weights=weights,
+            label_smoothing=smoothing,
+            votes=self.targets[batch] if self.soft else None,
+            margins=None if self.margins is None else self.margins[batch],
+        )
+
+    def right(self, chosen: Tensor, rejected: Tensor, batch: Sequence[int]) -> list[float]:
+        """[accuracy] on the batch's pairs that are no ties, those with a target below 1/2 turned round; [] for none."""
+        target = self.targets[batch]
+        decided = target != 0.5
+        if not bool(decided.any()):
+            return []
+        first, second = chosen[..., decided], rejected[..., decided]
+        swap = target[decided] < 0.5
+        return [float(bradley_terry.accuracy(torch.where(swap, second, first), torch.where(swap, first, second)))]
 
 
 @dataclass(frozen=True)
@@ -126,7 +215,7 @@ class _Sides:
     def scores(
         self, reward_model: RewardModel, batch: Sequence[int], max_padded: int
     ) -> tuple[Tensor, Tensor]:
-        """Raw fp32 scores of the chosen and of the rejected sides of the pairs `batch`, (n,) each.
+        """Raw fp32 scores of the chosen and of the rejected sides of the pairs `batch`, (n,) or (members, n) each.
 
         Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
         """
@@ -138,11 +227,11 @@ class _Sides:
                 [self.prompts[i] for i in chosen],
                 [self.completions[i] for i in chosen],
                 None if self.surprise is None else [self.surprise[i] for i in chosen],
-            )
+            ).movedim(-1, 0)
 
         lengths = total_lengths([self.prompts[i] for i in rows], [self.completions[i] for i in rows])
-        scores = by_length(score, lengths, max_padded).float()
-        return scores[: len(batch)], scores[len(batch) :]
+        scores = by_length(score, lengths, max_padded).float().movedim(0, -1)
+        return scores[..., : len(batch)], scores[..., len(batch) :]
 
 
 def _groups(reward_model: RewardModel, config: RewardConfig) -> list[dict[str, object]]:
@@ -163,14 +252,29 @@ def _groups(reward_model: RewardModel, config: RewardConfig) -> list[dict[str, o
 
 
 def _means(history: Sequence[Sequence[float]]) -> dict[str, float]:
-    count = max(1, len(history))
+    """Means over batches, of [loss, accuracy] or, where a batch had only ties, [loss]; no accuracy at all is a coin's."""
+    right = [row[1] for row in history if len(row) > 1]
     return {
-        "loss": sum(row[0] for row in history) / count,
-        "accuracy": sum(row[1] for row in history) / count,
+        "loss": sum(row[0] for row in history) / max(1, len(history)),
+        "accuracy": sum(right) / len(right) if right else 0.5,
     }
 
 
-def _check(pairs: Sequence[TokenPair]) -> None:
+@torch.no_grad()
+def _check_fitted(reward_model: RewardModel, sides: _Sides, batch: Sequence[int], config: RewardConfig) -> None:
+    """After the last update, before the state is kept: every member tells the batch's completions apart."""
+    half = len(sides.prompts) // 2
+    rows = [*batch, *(i + half for i in batch)]
+    if len({(*sides.prompts[i], -1, *sides.completions[i]) for i in rows}) == 1:
+        return
+    with precision(config.precision, reward_model.device):
+        scores = torch.cat(sides.scores(reward_model, batch, config.max_padded), -1)
+    for member, row in enumerate(scores.view(reward_model.shape.members, -1)):
+        mean_and_spread(row, f"{member_name(reward_model, member)} on the last batch of the fit")
+
+
+def check_pairs(pairs: Sequence[TokenPair]) -> None:
+    """Raises DataError on no pairs, an empty prompt or completion, a target that is no probability, a bad weight or margin."""
     if not pairs:
         raise DataError("there are no preference pairs", remedy="collect labels first")
     for number, pair in enumerate(pairs):
@@ -178,3 +282,12 @@ def _check(pairs: Sequence[TokenPair]) -> None:
             raise DataError(
                 f"preference pair {number} has an empty prompt or completion", remedy="remove empty pairs"
             )
+        if not 0 <= pair.target <= 1:
+            raise DataError(
+                f"preference pair {number} has the target {pair.target}", remedy="a target is a probability, from 0 to 1"
+            )
+        for name, value in (("weight", pair.weight), ("margin", pair.margin)):
+            if not 0 <= value < math.inf:
+                raise DataError(f"preference pair {number} has the {name} {value}", remedy=f"a {name} is finite, at least 0")
+    if not any(pair.weight for pair in pairs):
+        raise DataError("all preference pairs have weight 0", remedy="give weights above 0 to pairs that count")

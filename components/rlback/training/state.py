@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rlback.errors import CheckpointError
+from rlback.models.digests import tensor_digest
 from rlback.records import canonical_json, digest_of
 
 _SLOTS = (0, 1)
@@ -110,15 +111,6 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 over the names, shapes, types and bytes of a module's parameters and persistent buffers."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        state.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return state.hexdigest()
-
-
 def tokens_digest(sequences: Iterable[Sequence[int]]) -> str:
     """SHA-256 over token lists, order and borders included."""
     state = hashlib.sha256()
@@ -150,6 +142,8 @@ class StageState:
         self._optimiser = optimiser
         self._every_s = every_s
         self._kept_at = time.monotonic()
+        #: What `resume` found of a rollout that was not used up yet.
+        self.pending: dict[str, Tensor] = {}
 
     def resume(self) -> tuple[int, dict[str, Any]]:
         """Restore the newest whole state in place; returns the steps done (0: none) and the loop's extra."""
@@ -172,17 +166,42 @@ class StageState:
                 }
                 if moments:
                     self._optimiser.state[parameter] = moments
+        self.pending = {
+            name.removeprefix("pending/"): tensor for name, tensor in saved.tensors.items() if name.startswith("pending/")
+        }
         return saved.step, saved.extra["loop"]
 
-    def keep(self, step: int, loop: Mapping[str, Any] | None = None, *, now: bool = False) -> None:
-        """Save after `step` steps when the last save is `every_s` seconds ago, or at once with `now`."""
-        if self._directory is None or (not now and time.monotonic() - self._kept_at < self._every_s):
-            return
+    def digest(self, loop: Mapping[str, Any]) -> str:
+        """SHA-256 over weights, moments and `loop`: the state as it is in memory, which a rollback must restore.
+
+        There is no random-generator state in it, since none is carried along, and neither data nor scorer, which are
+        the only things that may differ between two rounds from one checkpoint.
+        """
+        return digest_of([{n: tensor_digest(t) for n, t in sorted(self._tensors().items())}, dict(loop)])
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
             tensors[f"weights/{name}"] = parameter
             for key, value in self._optimiser.state.get(parameter, {}).items():
                 tensors[f"adam/{key}/{name}"] = value
+        return tensors
+
+    def keep(
+        self,
+        step: int,
+        loop: Mapping[str, Any] | None = None,
+        *,
+        pending: Mapping[str, Tensor] | None = None,
+        now: bool = False,
+    ) -> None:
+        """Save after `step` steps when the last save is `every_s` seconds ago, or at once with `now`.
+
+        `pending`: the tensors of a rollout that still has updates to come.
+        """
+        if self._directory is None or (not now and time.monotonic() - self._kept_at < self._every_s):
+            return
+        tensors = self._tensors() | {f"pending/{name}": tensor for name, tensor in (pending or {}).items()}
         save_state(self._directory, step, tensors, {"identity": self._identity, "loop": dict(loop or {})})
         self._kept_at = time.monotonic()
 

@@ -17,11 +17,12 @@ import torch
 from rlback.errors import DataError
 from rlback.maths.losses import negative_log_likelihood
 from rlback.maths.masking import length_chunks
+from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import SupervisedConfig
 from rlback.training.batches import epoch_slice, total_lengths
-from rlback.training.state import StageState, tokens_digest, weights_digest
+from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
 
 #: (prompt ids, completion ids); the loss is taken on the completion.

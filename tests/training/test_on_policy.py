@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from rlback.errors import ConfigError, DataError, TrainingDiverged
-from rlback.settings import RLOOConfig
-from rlback.training import rloo
-from rlback.training.rloo import StepRecord, optimise
-from rlback.training.state import weights_digest
+from rlback.models.digests import weights_digest
+from rlback.models.sampler import Samples, sample
+from rlback.models.value_model import ValueModel
+from rlback.settings import GRPOConfig, OnPolicy, PPOConfig, RLOOConfig
+from rlback.training import on_policy
+from rlback.training.on_policy import StepRecord, optimise
 from tests.training.tiny import PROMPTS, A, CountsLetter, policy
 
 CONFIG = RLOOConfig(
@@ -28,17 +30,32 @@ CONFIG = RLOOConfig(
 )
 
 
-def observed(config: RLOOConfig, **changed: Any) -> list[StepRecord]:
+def observed(config: OnPolicy, **changed: Any) -> list[StepRecord]:
     """The records of a run on the letter-counting reward."""
     records: list[StepRecord] = []
-    arguments = {"policy": policy(), "reference": policy(), "reward_model": CountsLetter()}
+    arguments = {"policy": policy(), "reference": policy(), "scorer": CountsLetter()}
     optimise(**(arguments | {"prompts": PROMPTS} | changed), config=config, seed=3, observe=records.append)
     return records
 
 
-def test_it_learns_to_write_what_is_rewarded() -> None:
+SHARED = {name: getattr(CONFIG, name) for name in ("steps", "prompts_per_step", "lr", "beta", "max_new_tokens")}
+METHODS = {
+    "rloo": CONFIG,
+    "rloo over two epochs": replace(CONFIG, steps=20, epochs=2),
+    "rloo by token": replace(CONFIG, objective="token"),
+    "grpo": GRPOConfig(**SHARED),
+    "dr_grpo": GRPOConfig(**SHARED, variant="dr_grpo"),
+    "ppo": PPOConfig(**SHARED | {"steps": 20}, samples_per_prompt=4, epochs=2),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns_to_write_what_is_rewarded(method: str) -> None:
     """Six letters may be written: about one in ten is the rewarded one at first, at least four at the end."""
-    records = observed(CONFIG)
+    config = METHODS[method]
+    made = policy()
+    value = ValueModel(made) if isinstance(config, PPOConfig) else None
+    records = observed(config, policy=made, value=value)
     assert records[0].scores.mean() < 1.5
     assert records[-1].scores.mean() > 4
     assert records[-1].kl.mean() > 3
@@ -103,7 +120,7 @@ def test_the_cut_into_parts_changes_nothing() -> None:
 def test_equal_rewards_move_nothing() -> None:
     """When all completions are worth the same there is nothing to learn, and no weight moves."""
     made = policy()
-    observed(replace(CONFIG, steps=2), policy=made, reward_model=CountsLetter(letter=-1))
+    observed(replace(CONFIG, steps=2), policy=made, scorer=CountsLetter(letter=-1))
     assert weights_digest(made.model) == weights_digest(policy().model)
 
 
@@ -136,24 +153,18 @@ def test_a_kl_budget_ends_the_run() -> None:
     assert (within.stopped, within.steps) == ("steps", 2)
 
 
-def _sampled_with(change: Callable[[Any], None]) -> Callable[..., Any]:
-    real = rloo.sample
-
-    def sample(*arguments: Any, **options: Any) -> Any:
-        samples = real(*arguments, **options)
-        change(samples)
-        return samples
-
-    return sample
+def _shifted(*arguments: Any, **options: Any) -> Samples:
+    samples = sample(*arguments, **options)
+    samples.logps.sub_(0.02 * samples.mask)
+    return samples
 
 
-def test_log_probs_that_are_not_those_of_sampling_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probs_that_are_not_those_of_sampling_are_caught() -> None:
     """Log-probs 0.02 nats off: the KL of step 0 is not 0; from another reference, the ratio is not 1."""
-    monkeypatch.setattr(rloo, "sample", _sampled_with(lambda s: s.logps.sub_(0.02 * s.mask)))
     with pytest.raises(TrainingDiverged, match=r"at step 0 the policy equals its reference.*0\.02"):
-        observed(CONFIG)
+        observed(CONFIG, sampler=_shifted)
     with pytest.raises(TrainingDiverged, match=r"at step 0 .*ratio - 1.*0\.02"):
-        observed(CONFIG, reference=policy(seed=1))
+        observed(CONFIG, sampler=_shifted, reference=policy(seed=1))
 
 
 def test_scores_that_are_not_finite_are_caught() -> None:
@@ -167,7 +178,7 @@ def test_scores_that_are_not_finite_are_caught() -> None:
 
     made = policy()
     with pytest.raises(TrainingDiverged, match="step 0"):
-        observed(CONFIG, policy=made, reward_model=Broken())
+        observed(CONFIG, policy=made, scorer=Broken())
     assert weights_digest(made.model) == weights_digest(policy().model)
 
 
@@ -180,3 +191,76 @@ def test_settings_that_cannot_work_are_refused() -> None:
         optimise(made, made, CountsLetter(), PROMPTS, CONFIG, seed=1)
     with pytest.raises(DataError, match="no prompts"):
         optimise(made, policy(), CountsLetter(), [], CONFIG, seed=1)
+
+
+def test_a_graded_scorer_that_gives_everything_one_score_has_collapsed() -> None:
+    """Different completions with one and the same score stop the run; an ungraded outcome may do that."""
+
+    class Flat(CountsLetter):
+        graded = True
+
+    with pytest.raises(TrainingDiverged, match=r"all 24 completions at step 0 have the score 0.*collapsed"):
+        observed(CONFIG, scorer=Flat(letter=-1))
+
+
+def test_two_rounds_from_one_checkpoint_start_in_the_same_state() -> None:
+    """The start state is the checkpoint's alone: another scorer or seed changes nothing, other weights do."""
+    config = replace(CONFIG, steps=1)
+
+    def start(seed: int, letter: int, weights: int) -> str:
+        return optimise(policy(weights), policy(weights), CountsLetter(letter), PROMPTS, config, seed=seed).start_state
+
+    assert start(1, 0, 0) == start(2, 3, 0)
+    assert start(1, 0, 0) != start(1, 0, 1)
+
+
+def test_adam_moments_that_leak_from_a_discarded_round_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser carried over from the round before, moments and all, gives another start state."""
+    carried: list[torch.optim.Optimizer] = []
+    made_by = on_policy.adam
+
+    def leaking(groups: Any, **options: Any) -> torch.optim.Optimizer:
+        fresh = made_by(groups, **options)
+        if carried:
+            fresh.load_state_dict(carried[-1].state_dict())
+        carried.append(fresh)
+        return fresh
+
+    config = replace(CONFIG, steps=1)
+    clean = [optimise(policy(), policy(), CountsLetter(), PROMPTS, config, seed=1).start_state for _ in range(2)]
+    monkeypatch.setattr(on_policy, "adam", leaking)
+    leaked = [optimise(policy(), policy(), CountsLetter(), PROMPTS, config, seed=1).start_state for _ in range(2)]
+    assert clean[0] == clean[1] == leaked[0]
+    assert leaked[1] != leaked[0]
+
+
+def test_kl_in_the_loss_holds_it_back_too() -> None:
+    """With k2 differentiated at a unit of loss per nat squared the policy stays nearer than without."""
+    free = observed(replace(CONFIG, steps=20))[-1]
+    held = observed(replace(CONFIG, steps=20, beta=2.0, kl_in="loss"))[-1]
+    assert held.kl.mean() < 0.5 * free.kl.mean()
+
+
+def test_beta_follows_its_target() -> None:
+    """Far above the target the coefficient grows by at most a fifth of batch / horizon a step."""
+    records = observed(replace(CONFIG, steps=12, beta=0.01, kl_target=0.05, kl_horizon=24.0))
+    betas = [r.beta for r in records]
+    assert betas[0] == 0.01
+    assert all(later <= 1.2 * earlier + 1e-12 for earlier, later in itertools.pairwise(betas))
+    assert betas[-1] > betas[2]
+
+
+def test_clipped_completions_carry_no_weight() -> None:
+    """With a narrow clip and many epochs some completions drop out of the updates, and their weight shrinks."""
+    records = observed(replace(CONFIG, steps=3, epochs=6, ratio_low=0.01, ratio_high=0.01))
+    assert any((r.weights < 0.99 * r.advantages.abs()).any() for r in records)
+    assert all((r.weights <= r.advantages.abs() + 1e-6).all() for r in records)
+
+
+def test_value_model_and_method_go_together() -> None:
+    """PPO without a value model, and a value model with another method, are refused."""
+    made = policy()
+    with pytest.raises(ConfigError, match="value model"):
+        observed(METHODS["ppo"])
+    with pytest.raises(ConfigError, match="value model"):
+        observed(CONFIG, policy=made, value=ValueModel(made))

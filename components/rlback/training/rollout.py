@@ -1,0 +1,141 @@
+"""One rollout: prompts, what the policy wrote, and everything a loss needs to know of the moment it was written.
+
+Every on-policy method takes its samples, its KL and its scores from here, so that methods differ in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlback.errors import TrainingDiverged
+from rlback.maths.masking import length_chunks
+from rlback.models.policy import Policy, token_logps
+from rlback.models.sampler import Samples, sample
+from rlback.records import seed_of
+from rlback.settings import OnPolicy
+from rlback.training.batches import Tokens, epoch_slice, total_lengths
+from rlback.training.scorers import Scorer
+
+
+class Sampler(Protocol):
+    """Draws completions; `models.sampler.sample`, or episodes with an environment that answers between turns."""
+
+    def __call__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Tokens],
+        *,
+        max_new_tokens: int,
+        seed: int,
+        temperature: float,
+        samples_per_prompt: int,
+    ) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """b completions, those of one prompt side by side; t is the longest one.
+
+    prompts: one per completion. ids: (b, t) padded. lengths: (b,). mask: (b, t) True on the tokens the policy chose.
+    logps, reference_logps: (b, t) nats under the sampling temperature, 0 where the mask is. finished: (b,) the end
+    token was sampled. scores: (b,) as the scorer gave them, before any penalty.
+    """
+
+    prompts: list[Tokens]
+    ids: Tensor
+    lengths: Tensor
+    mask: Tensor
+    logps: Tensor
+    reference_logps: Tensor
+    finished: Tensor
+    scores: Tensor
+
+    @cached_property
+    def completions(self) -> list[tuple[int, ...]]:
+        """The token ids of each completion, padding left out."""
+        return [tuple(row[:n]) for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the prompts, by name: what a saved training state keeps of a rollout that is not used up."""
+        names = ("ids", "lengths", "mask", "logps", "reference_logps", "finished", "scores")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def restored(
+        cls, prompts: Sequence[Tokens], step: int, config: OnPolicy, seed: int, tensors: Mapping[str, Tensor]
+    ) -> Rollout:
+        """The rollout of `step` from its saved tensors; which prompts it had follows from the seed."""
+        return cls(_prompts_of(prompts, config, seed, step), **tensors)
+
+
+def _prompts_of(prompts: Sequence[Tokens], config: OnPolicy, seed: int, step: int) -> list[Tokens]:
+    chosen = epoch_slice(len(prompts), config.prompts_per_step, seed_of(seed, "prompt order"), step)
+    return [prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
+
+
+@torch.no_grad()
+def collect(
+    policy: Policy,
+    reference: Policy,
+    scorer: Scorer,
+    prompts: Sequence[Tokens],
+    config: OnPolicy,
+    *,
+    seed: int,
+    step: int,
+    sampler: Sampler = sample,
+) -> Rollout:
+    """Sample and score. Ids go to the scorer and the reference exactly as they were sampled.
+
+    Raises TrainingDiverged, naming the step, for a score that is not finite, and for a graded scorer that gives
+    different completions one and the same score.
+    """
+    rows = _prompts_of(prompts, config, seed, step)
+    drawn = sampler(
+        policy,
+        rows[:: config.samples_per_prompt],
+        max_new_tokens=config.max_new_tokens,
+        seed=seed_of(seed, "samples", step),
+        temperature=config.temperature,
+        samples_per_prompt=config.samples_per_prompt,
+    )
+    completions = drawn.completions()
+    scores = scorer.score(rows, completions).to(drawn.logps)
+    _check_scores(scores, completions, scorer.graded, step)
+    lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
+    reference_logps = _logps(reference, rows, completions, drawn.logps, config) * drawn.mask
+    return Rollout(rows, drawn.ids, lengths, drawn.mask, drawn.logps, reference_logps, drawn.finished, scores)
+
+
+def _logps(
+    policy: Policy, rows: list[Tokens], completions: list[tuple[int, ...]], like: Tensor, config: OnPolicy
+) -> Tensor:
+    """Log-probs of all tokens under `policy` at the sampling temperature, laid out as `like`."""
+    out = torch.zeros_like(like)
+    pad = policy.tokenizer.pad_token_id
+    for part in length_chunks(total_lengths(rows, completions), config.max_padded):
+        part_rows, part_completions = [rows[i] for i in part], [completions[i] for i in part]
+        logps, _ = token_logps(policy.model, part_rows, part_completions, pad, config.temperature)
+        out[torch.tensor(part, device=out.device), : logps.shape[1]] = logps.to(out.dtype)
+    return out
+
+
+def _check_scores(scores: Tensor, completions: list[tuple[int, ...]], graded: bool, step: int) -> None:
+    if not bool(scores.isfinite().all()):
+        row = int((~scores.isfinite()).nonzero()[0])
+        raise TrainingDiverged(
+            f"policy optimisation: the score of completion {row} at step {step} is {float(scores[row])}",
+            remedy="fit the reward model again with a lower learning rate",
+        )
+    if graded and len(set(completions)) > 1 and float(scores.max() - scores.min()) == 0:
+        raise TrainingDiverged(
+            f"policy optimisation: all {len(scores)} completions at step {step} have the score {float(scores[0]):g}, "
+            "different as they are: the reward model has collapsed",
+            remedy="fit it again on more labels or with a lower learning rate",
+        )

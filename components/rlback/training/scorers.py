@@ -1,0 +1,142 @@
+"""What a completion is worth to the optimiser: a reward model, an annotator's verdicts, or an automated outcome.
+
+A scorer gives one number per completion; the loops know nothing else of it, so a method does not change with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from rlback.errors import ConfigError, StageError, TrainingDiverged
+from rlback.records import digest_of
+from rlback.training.batches import Tokens
+
+#: (prompt ids, completion ids of the two sides) -> the verdict of whoever compares them
+Compare = Callable[[Tokens, Tokens, Tokens], Literal["a", "b", "tie", "skip"]]
+
+
+class Scorer(Protocol):
+    """Scores for completions, those of one prompt side by side, in the order given."""
+
+    #: Whether equal scores for a whole batch of different completions mean that the scorer is broken.
+    graded: bool
+
+    def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
+        """(b,) float32, without gradient."""
+
+    def identity(self) -> str:
+        """A digest of everything the scores depend on."""
+
+
+@dataclass(frozen=True)
+class AnnotatorScorer:
+    """Direct RL from labels, without a reward model: +1 for the preferred of two completions, -1 for the other.
+
+    The completions of a prompt are compared in pairs, the first with the second, and so on: give each prompt an even
+    number. A tie or a skip is 0 for both. `name` says who compares, with parameters, since scores depend on it;
+    `labels` counts the verdicts that were asked for.
+    """
+
+    compare: Compare
+    name: str
+    graded: bool = False
+
+    def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
+        """Asks for one verdict a pair. ConfigError where two neighbours are not of one prompt."""
+        scores = torch.zeros(len(prompts))
+        for i in range(0, len(prompts), 2):
+            if i + 1 >= len(prompts) or tuple(prompts[i]) != tuple(prompts[i + 1]):
+                raise ConfigError(
+                    "direct RL compares the completions of a prompt in pairs, so their number must be even",
+                    remedy="set samples_per_prompt to 2 (or another even number)",
+                )
+            verdict = self.compare(prompts[i], completions[i], completions[i + 1])
+            sign = {"a": 1.0, "b": -1.0}.get(verdict, 0.0)
+            scores[i], scores[i + 1] = sign, -sign
+        return scores
+
+    def identity(self) -> str:
+        """Who compares."""
+        return digest_of(["annotator", self.name])
+
+
+@dataclass(frozen=True)
+class FunctionScorer:
+    """An automated outcome reward: a Python function of the texts of a prompt and a completion."""
+
+    function: Callable[[str, str], float]
+    name: str
+    decode: Callable[[Tokens], str]
+    graded: bool = False
+
+    def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
+        """Calls the function on each completion. TrainingDiverged for a value that is not finite."""
+        values = [
+            self.function(self.decode(p), self.decode(c)) for p, c in zip(prompts, completions, strict=True)
+        ]
+        return _finite(values, self.name)
+
+    def identity(self) -> str:
+        """The function's name and version, as given."""
+        return digest_of(["function", self.name])
+
+
+@dataclass(frozen=True)
+class CommandScorer:
+    """An automated outcome reward: a command that reads a JSON line {prompt, completion} each and prints a number each.
+
+    Started once a batch, without a shell. StageError when it fails, prints another number of lines, or takes longer
+    than `timeout_s`.
+    """
+
+    command: tuple[str, ...]
+    decode: Callable[[Tokens], str]
+    timeout_s: float = 300.0
+    graded: bool = False
+
+    def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
+        """Runs the command on the whole batch."""
+        rows = [
+            json.dumps({"prompt": self.decode(p), "completion": self.decode(c)})
+            for p, c in zip(prompts, completions, strict=True)
+        ]
+        shown = " ".join(self.command)
+        try:
+            done = subprocess.run(
+                self.command, input="\n".join(rows) + "\n", capture_output=True, text=True, timeout=self.timeout_s
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise StageError(f"the outcome reward `{shown}` could not be run: {error}") from None
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+            raise StageError(f"the outcome reward `{shown}` exits {done.returncode}: {last[:300]}")
+        lines = done.stdout.split()
+        if len(lines) != len(rows):
+            raise StageError(
+                f"the outcome reward `{shown}` printed {len(lines)} numbers for {len(rows)} completions",
+                remedy="print exactly one number per input line",
+            )
+        try:
+            values = [float(line) for line in lines]
+        except ValueError as error:
+            raise StageError(f"the outcome reward `{shown}` printed no number: {error}") from None
+        return _finite(values, shown)
+
+    def identity(self) -> str:
+        """The command line."""
+        return digest_of(["command", list(self.command)])
+
+
+def _finite(values: Sequence[float], name: str) -> Tensor:
+    for row, value in enumerate(values):
+        if not math.isfinite(value):
+            raise TrainingDiverged(f"the outcome reward {name} gave {value} for completion {row} of the batch")
+    return torch.tensor(values, dtype=torch.float32)
