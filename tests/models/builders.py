@@ -35,5 +35,14 @@ def policy(seed: int = 0) -> Policy:
     return made
 
 
+def shake(adapted: Policy, seed: int = 0) -> None:
+    """Give an adapter weights as if it had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapted.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+
 #: Prompts of unequal length; ids below 20 are words, 22 is <bos>.
 PROMPTS = [[22, 1, 2, 3], [22, 4], [22, 5, 6, 7, 8, 9, 10, 11], [22, 1, 2, 3], [22, 19, 18]]

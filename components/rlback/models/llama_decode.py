@@ -1,9 +1,9 @@
 """Token-by-token decoding of Llama-architecture models, without the overhead of a general module tree.
 
 Works on the module's own weights, rearranged once: each RMS norm's gain goes into the matrix after it,
-query, key and value share one matrix product, and so do the two halves of the gated MLP. Keys and values go
-into a cache of fixed size. Prompts are padded on the left here, so that every row writes its next token
-into the same cache slot.
+query, key and value share one matrix product, and so do the two halves of the gated MLP; an adapter is added
+to the matrices it sits on, so that it costs nothing per token. Keys and values go into a cache of fixed size.
+Prompts are padded on the left here, so that every row writes its next token into the same cache slot.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedModel
+
+from rlback.models.adapters import dense_weight, is_dense
 
 _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
 
@@ -26,8 +28,14 @@ def can_decode(model: PreTrainedModel) -> bool:
     """Whether `LlamaDecoder` computes exactly what this model computes."""
     if type(model) is not LlamaForCausalLM:
         return False
-    config = model.config
-    return not (config.attention_bias or config.mlp_bias) and model.model.rotary_emb.rope_type in _FIXED_ROPE
+    dense = all(is_dense(linear) for layer in model.model.layers for linear in _linears(layer))
+    ends = is_dense(model.lm_head) and type(model.model.embed_tokens) is nn.Embedding
+    return dense and ends and model.model.rotary_emb.rope_type in _FIXED_ROPE
+
+
+def _linears(layer: nn.Module) -> tuple[nn.Module, ...]:
+    a, m = layer.self_attn, layer.mlp
+    return a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
 
 
 class LlamaDecoder:
@@ -50,14 +58,12 @@ class LlamaDecoder:
         self.eps = d * config.rms_norm_eps
         self.layers = []
         for layer in model.model.layers:
-            a, m = layer.self_attn, layer.mlp
-            query = self._interleave(a.q_proj.weight) * attention.scaling
-            key = self._interleave(a.k_proj.weight)
-            qkv = torch.cat([query, key, a.v_proj.weight]) * (layer.input_layernorm.weight * math.sqrt(d))
-            gate_up = torch.cat([m.gate_proj.weight, m.up_proj.weight])
-            gate_up = gate_up * (layer.post_attention_layernorm.weight * math.sqrt(d))
-            self.layers.append((qkv.t(), a.o_proj.weight.t(), gate_up.t(), m.down_proj.weight.t()))
-        self.output = (model.lm_head.weight * (model.model.norm.weight * math.sqrt(d))).t()
+            query, key, value, out, gate, up, down = map(dense_weight, _linears(layer))
+            query, key = self._interleave(query) * attention.scaling, self._interleave(key)
+            qkv = torch.cat([query, key, value]) * (layer.input_layernorm.weight * math.sqrt(d))
+            gate_up = torch.cat([gate, up]) * (layer.post_attention_layernorm.weight * math.sqrt(d))
+            self.layers.append((qkv.t(), out.t(), gate_up.t(), down.t()))
+        self.output = (dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d))).t()
         positions = torch.arange(max_positions, device=self.embedding.device)[None]
         cos, sin = model.model.rotary_emb(self.embedding.new_zeros((), dtype=torch.float32), positions)
         self.turns = torch.complex(cos[0, :, : self.width // 2], sin[0, :, : self.width // 2])

@@ -20,7 +20,7 @@ from rlback.records import digest_of
 
 FORMAT = "rlback-checkpoint-1"
 MANIFEST = "manifest.json"
-Kind = Literal["policy", "reward_model"]
+Kind = Literal["policy", "reward_model", "adapter"]
 
 #: The only file names a checkpoint of each kind may hold, all of which it must hold, besides the manifest.
 FILES: dict[str, tuple[str, ...]] = {
@@ -32,6 +32,8 @@ FILES: dict[str, tuple[str, ...]] = {
         "tokenizer.json",
         "tokenizer_config.json",
     ),
+    # A policy as the difference to another: `base.json` names the checkpoint of the other.
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "base.json"),
 }
 
 _MANIFEST_LIMIT = 1 << 20

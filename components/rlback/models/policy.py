@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import pack
 from rlback.models.tokenizers import ensure_special_tokens
-from rlback.settings import ModelShape
+from rlback.settings import AdapterConfig, ModelShape
 
 # Standard deviation of initial weights times sqrt(d). The library's fixed 0.02 is meant for d near 1000 and
 # leaves tiny models slow to learn: 240 steps at d = 64 on the visit-notes corpus ended at 0.94 nats per
@@ -25,10 +25,24 @@ _INITIAL_SPREAD = 0.8
 
 @dataclass
 class Policy:
-    """A causal language model and the tokenizer whose ids it speaks."""
+    """A causal language model and the tokenizer whose ids it speaks.
+
+    `digest`: root digest of the checkpoint that holds exactly these weights; None for a new policy, and whoever
+    changes the weights in place sets it to None. `adapter`: with one, only the adapter's weights can be trained.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
+    digest: str | None = None
+    adapter: Adapter | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapted policy sits on: the frozen base that shares its weights with it, and the adapter's settings."""
+
+    base: Policy
+    config: AdapterConfig
 
 
 def new_policy(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int) -> Policy:

@@ -45,6 +45,7 @@ def fit_dpo(
     check_pairs(pairs)
     if reference.model is policy.model:
         raise ConfigError("the reference policy must be a copy, not the policy being trained")
+    policy.digest = None  # these weights will be in no checkpoint
     policy.model.eval()
     reference.model.eval()
     steps = max(1, math.ceil(config.epochs * len(pairs) / config.batch))

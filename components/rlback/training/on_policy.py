@@ -109,6 +109,7 @@ def optimise(
         raise ConfigError("the reference policy must be a copy, not the policy being trained")
     if isinstance(config, PPOConfig) != (value is not None):
         raise ConfigError("a value model goes with method ppo, and ppo needs one")
+    policy.digest = None  # these weights will be in no checkpoint
     for module in (policy.model, reference.model, scorer, value):
         if isinstance(module, nn.Module):
             module.eval()  # dropout off everywhere, or the ratio is not 1

@@ -73,6 +73,7 @@ def train_base(
     """
     _check(data)
     model = policy.model
+    policy.digest = None  # these weights will be in no checkpoint
     model.eval()  # no dropout: what is sampled later is what is trained here
     optimiser = adam(decay_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     identity = digest_of(["supervised", asdict(config), seed, _data_digest(data), weights_digest(model)])
