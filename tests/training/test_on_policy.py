@@ -43,6 +43,7 @@ METHODS = {
     "rloo": CONFIG,
     "rloo over two epochs": replace(CONFIG, steps=20, epochs=2),
     "rloo by token": replace(CONFIG, objective="token"),
+    "rloo in bf16": replace(CONFIG, precision="bf16"),
     "grpo": GRPOConfig(**SHARED),
     "dr_grpo": GRPOConfig(**SHARED, variant="dr_grpo"),
     "ppo": PPOConfig(**SHARED | {"steps": 20}, samples_per_prompt=4, epochs=2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from rlback.campaign.context import Context, StageResult, code_identity, sample_completions
@@ -117,9 +117,14 @@ def run_fit_reward(context: Context) -> StageResult:
 
     use_threads(context.config.threads)
     base = context.load_policy(context.base)
+    settings = context.config.reward_model
     given, held = context.source.given_pairs()
     limit = context.config.source.max_completion_tokens
     pairs = [_token_pair(base, pair, context.config.source.max_prompt_tokens, limit) for pair in given]
+    pairs = [
+        replace(tokens, weight=tokens.weight * settings.shorter_weight) if len(pair.chosen) < len(pair.rejected) else tokens
+        for tokens, pair in zip(pairs, given, strict=True)
+    ]
     labelled, counts = labelled_pairs(context, base)
     pairs += labelled
     if len(pairs) < 8:
@@ -128,7 +133,6 @@ def run_fit_reward(context: Context) -> StageResult:
             f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
             remedy="label more comparisons",
         )
-    settings = context.config.reward_model
     model = new_reward_model(base, settings.shape, seed_of(context.config.seed, "reward weights"))
     key = f"{context.campaign}/{context.step.round}/fit_reward"
     run = context.mirror.start_run(

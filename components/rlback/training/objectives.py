@@ -14,6 +14,7 @@ from rlback.settings import OnlineDPOConfig, OnPolicy, PPOConfig
 from rlback.training.batches import total_lengths
 from rlback.training.rollout import Rollout
 from rlback.training.signals import Signals, objective_of, per_completion
+from rlback.training.updates import precision
 
 
 def accumulate(
@@ -42,7 +43,8 @@ def accumulate(
         chosen = [rows[i] for i in part]
         index = torch.tensor(chosen, device=rollout.ids.device)
         prompts, texts = [rollout.prompts[i] for i in chosen], [completions[i] for i in chosen]
-        logps, _ = token_logps(policy.model, prompts, texts, pad, config.temperature)
+        with precision(config.precision, policy.model.device):
+            logps, _ = token_logps(policy.model, prompts, texts, pad, config.temperature)
         width = logps.shape[1]
         mask, old = rollout.mask[index, :width], rollout.logps[index, :width]
         advantages = signal.advantages[index] if signal.advantages.dim() == 1 else signal.advantages[index, :width]
@@ -56,7 +58,8 @@ def accumulate(
         if isinstance(config, PPOConfig):
             assert value is not None
             assert signal.returns is not None
-            estimates = value(prompts, texts)
+            with precision(config.precision, policy.model.device):
+                estimates = value(prompts, texts)
             fit = value_loss(
                 estimates, pending["values"][index, :width], signal.returns[index, :width], mask, clip=config.value_clip
             )
@@ -89,7 +92,8 @@ def _accumulate_pairs(
         rows = [chosen[i] for i in part] + [rejected[i] for i in part]
         index = torch.tensor(rows, device=rollout.ids.device)
         prompts, texts = [rollout.prompts[i] for i in rows], [completions[i] for i in rows]
-        logps, _ = token_logps(policy.model, prompts, texts, policy.tokenizer.pad_token_id, config.temperature)
+        with precision(config.precision, policy.model.device):
+            logps, _ = token_logps(policy.model, prompts, texts, policy.tokenizer.pad_token_id, config.temperature)
         width = logps.shape[1]
         mask, old = rollout.mask[index, :width], rollout.logps[index, :width]
         sums, reference = masked_sum(logps, mask), masked_sum(rollout.reference_logps[index, :width], mask)

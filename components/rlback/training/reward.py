@@ -63,8 +63,8 @@ def fit_reward(
     """
     check_pairs(pairs)
     pairs = [pair for pair in pairs if config.use_ties or pair.target != 0.5]
-    if all(pair.target == 0.5 for pair in pairs):
-        raise DataError("no preference pair says which completion is better", remedy="collect labels that are no ties")
+    if not pairs:
+        raise DataError("all preference pairs are ties", remedy="collect labels that are no ties, or set use_ties: true")
     members = reward_model.shape.members
     if members > 1 and reward_model.shape.pooling == "sum" and not config.bootstrap:
         raise ConfigError(

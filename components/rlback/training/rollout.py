@@ -21,6 +21,7 @@ from rlback.records import seed_of
 from rlback.settings import OnPolicy
 from rlback.training.batches import Tokens, epoch_slice, total_lengths
 from rlback.training.scorers import Scorer
+from rlback.training.updates import precision
 
 
 class Sampler(Protocol):
@@ -109,8 +110,12 @@ def collect(
     scores = scorer.score(rows, completions).to(drawn.logps)
     _check_scores(scores, completions, scorer.graded, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
+    logps = drawn.logps
+    if config.precision != "fp32":
+        # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
+        logps = _logps(policy, rows, completions, drawn.logps, config) * drawn.mask
     reference_logps = _logps(reference, rows, completions, drawn.logps, config) * drawn.mask
-    return Rollout(rows, drawn.ids, lengths, drawn.mask, drawn.logps, reference_logps, drawn.finished, scores)
+    return Rollout(rows, drawn.ids, lengths, drawn.mask, logps, reference_logps, drawn.finished, scores)
 
 
 def _logps(
@@ -121,7 +126,8 @@ def _logps(
     pad = policy.tokenizer.pad_token_id
     for part in length_chunks(total_lengths(rows, completions), config.max_padded):
         part_rows, part_completions = [rows[i] for i in part], [completions[i] for i in part]
-        logps, _ = token_logps(policy.model, part_rows, part_completions, pad, config.temperature)
+        with precision(config.precision, policy.model.device):
+            logps, _ = token_logps(policy.model, part_rows, part_completions, pad, config.temperature)
         out[torch.tensor(part, device=out.device), : logps.shape[1]] = logps.to(out.dtype)
     return out
 
