@@ -11,20 +11,22 @@ A directory is a project when it holds `data.dvc` or `.rlback/`. Nothing is writ
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rlback.errors import ProjectError, StageError
+from rlback.errors import ProjectError, RlbackError, StageError
 from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 
 LEAST_FREE_BYTES = 200 * 1024 * 1024
+SPACE_REMEDY = "free some space, then run `rlback advance`; nothing recorded is lost"
 
 #: No telemetry from any of the tools, no code from model files, all their state inside the project.
 TOOL_ENVIRONMENT = {
@@ -70,9 +72,16 @@ class Project:
 
     def work(self, campaign: str, round_: int, stage: str, attempt: int) -> Path:
         """The directory of one stage while it is under way; removed once its output is recorded."""
-        directory = self.state / "work" / campaign / f"{round_:03d}-{stage}-{attempt}"
+        directory = self.state / "work" / campaign / _work_name(round_, stage, attempt)
         directory.mkdir(parents=True, exist_ok=True)
         return directory
+
+    def sweep_work(self, campaign: str, recorded: Collection[tuple[int, str, int]]) -> None:
+        """Removes what stages left behind that were recorded but killed before they had cleared up."""
+        names = {_work_name(*key) for key in recorded}
+        for directory in (self.state / "work" / campaign).glob("*"):
+            if directory.name in names:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def relative(self, path: Path) -> str:
         """A path as stored: relative to the project where it lies inside it, so a project can be moved."""
@@ -106,19 +115,67 @@ class Project:
             handle.flush()
             yield
 
-    def require_space(self) -> None:
-        """Refuses to start a stage on a disk that is nearly full.
+    def require_space(self, least: int = LEAST_FREE_BYTES) -> None:
+        """Refuses to start a stage on a disk with fewer than `least` bytes free.
 
         Raises:
-            StageError: less than 200 MiB are free.
+            StageError: names the disk, what is free and what is needed.
         """
         free = shutil.disk_usage(self.root).free
-        if free < LEAST_FREE_BYTES:
+        if free < least:
             raise StageError(
                 f"only {free // 2**20} MiB are free on the disk of {self.root}; a stage needs at least "
-                f"{LEAST_FREE_BYTES // 2**20} MiB",
-                remedy="free some space, then run `rlback advance`; nothing recorded is lost",
+                f"{-(-least // 2**20)} MiB",
+                remedy=SPACE_REMEDY,
             )
+
+    @contextmanager
+    def naming_full_disk(self) -> Iterator[None]:
+        """Makes one error of whatever the libraries inside the block make of a full disk.
+
+        Raises:
+            StageError: the disk, or a quota on it, was full; names the project and the file that is known.
+        """
+        try:
+            yield
+        except Exception as error:
+            place = full_disk(error, self.root)
+            if place is None:
+                raise
+            where = f"the disk of {self.root} is full" + (f" ({place} could not be written)" if place else "")
+            raise StageError(where, remedy=SPACE_REMEDY) from error
+
+
+def _work_name(round_: int, stage: str, attempt: int) -> str:
+    return f"{round_:03d}-{stage}-{attempt}"
+
+
+def full_disk(error: BaseException, root: Path) -> str | None:
+    """The file that could not be written ("" where it is not known) if a full disk is behind an error, else None.
+
+    Libraries wrap the system's error, and SQLite and safetensors word it anew, so the errors from which this
+    one was raised are looked at too. SQLite calls some of its failures on a full disk I/O errors; then the free
+    space at `root` decides.
+    """
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return str(found.filename2 or found.filename or "")
+        if not isinstance(found, RlbackError):
+            text = str(found)
+            if any(words in text for words in _FULL) or ("disk I/O error" in text and _nearly_full(root)):
+                return ""
+        found = found.__cause__ or found.__context__
+    return None
+
+
+_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
+
+
+def _nearly_full(root: Path) -> bool:
+    return shutil.disk_usage(root).free < 2**20
 
 
 def enter_environment(root: Path) -> None:

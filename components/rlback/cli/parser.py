@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlback import __version__
 from rlback.errors import RlbackError
@@ -140,8 +141,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         function = getattr(importlib.import_module(f"rlback.cli.{module}"), name)
         return int(function(options) or 0)
-    except RlbackError as error:
-        return show_error(error, as_json=getattr(options, "json", False))
     except KeyboardInterrupt:
         print("\nstopped; nothing recorded is lost, `rlback advance` carries on", file=sys.stderr)
         return 130
@@ -149,12 +148,26 @@ def run(arguments: Sequence[str]) -> int:
         # The reader (head, less) has what it wanted; do not complain while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
-            place = f" ({error.filename})" if error.filename else ""
-            full = RlbackError(f"the disk is full{place}", remedy="free some space, then run `rlback advance`")
-            return show_error(full, as_json=getattr(options, "json", False))
-        raise
+    except Exception as error:
+        shown = _explained(error)
+        if shown is None:
+            raise
+        return show_error(shown, as_json=getattr(options, "json", False))
+
+
+def _explained(error: Exception) -> RlbackError | None:
+    """The error to show: ours as it is, and one of ours for a full disk, however it came up."""
+    from rlback.errors import StageError
+    from rlback.project import full_disk
+
+    here = Path(os.environ.get("RLBACK_PROJECT") or ".")
+    place = None if isinstance(error, StageError) else full_disk(error, here)
+    if place is None:
+        return error if isinstance(error, RlbackError) else None
+    return StageError(
+        f"the disk is full{f' ({place} could not be written)' if place else ''}",
+        remedy="free some space, then give the command again; nothing recorded is lost",
+    )
 
 
 def show_error(error: RlbackError, *, as_json: bool) -> int:

@@ -4,28 +4,30 @@ A version is named by DVC's MD5 of the directory and by the root digest of our m
 (`.dvc/cache`, shared through a remote) and takes what its cache holds on trust: bytes appended to a cached
 file go unnoticed and are checked out as the good version. Hence every version keeps a manifest in
 `.rlback/manifests/`, and `verify` and `restore` believe the bytes only.
-
-DVC is imported inside functions, opened afresh for every operation (a long-lived `Repo` remembers listings
-that have changed) and keeps its state inside the project.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rlback.data import manifest as manifests
+from rlback.data.dvc_access import (
+    CACHE_REMEDY,
+    add_to_dvc,
+    cached_files,
+    cached_object,
+    drop_damaged,
+    is_whole,
+    listed,
+    transfer,
+)
 from rlback.data.manifest import Manifest, exclusive, write_atomically
 from rlback.errors import DataError
 
@@ -87,21 +89,20 @@ def freeze(root: Path, target: Path) -> DataVersion:
         ensure_repo(root)
         manifest = manifests.scan(target)
         version = DataVersion(manifest.md5, manifest.sha256, len(manifest.files), manifest.size)
-        cached = _drop_damaged(root, manifest)
-        if not (cached and pointer(root, target) == version):
-            added = _add(root, target)
+        if not drop_damaged(root, manifest):
+            added = add_to_dvc(root, target)
             if added != version.md5:
                 raise DataError(
                     f"{target} is {version.md5} by its bytes, but DVC froze {added}: it changed meanwhile, "
                     "or .dvcignore leaves out some of its files",
                     remedy="let nothing write there, look into .dvcignore, then freeze it again",
                 )
-            if not _drop_damaged(root, manifest):
+            if not drop_damaged(root, manifest):
                 raise DataError(
-                    f"DVC did not keep every file of {target} in .dvc/cache", remedy=_CACHE_REMEDY
+                    f"DVC did not keep every file of {target} in .dvc/cache", remedy=CACHE_REMEDY
                 )
         _keep(root, manifest)
-        _note_digest(_pointer_path(target), version)
+        _point(_pointer_path(target), version)
     return version
 
 
@@ -132,12 +133,12 @@ def restore(root: Path, version: DataVersion, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
-        for path, source in _cached_files(root, version):
+        for path, source in cached_files(root, version.md5):
             copy = part / path
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy, follow_symlinks=False)
         what = f"DVC's cached copy of {version.md5}"
-        _check(root, manifests.scan(part), version, what, _CACHE_REMEDY)
+        _check(root, manifests.scan(part), version, what, CACHE_REMEDY)
         part.chmod(0o755)
         part.rename(destination)
     except BaseException:
@@ -152,13 +153,13 @@ def push(root: Path, version: DataVersion) -> None:
         DataError: there is no remote, it cannot be reached, or what the cache holds is damaged.
     """
     root = root.resolve()
-    names = [version.md5, *(md5 for _, md5 in _listed(root, version.md5))]
+    names = [version.md5, *(md5 for _, md5 in listed(root, version.md5))]
     for name in names:
-        if not _whole(root, name):
+        if not is_whole(root, name):
             raise DataError(
-                f"DVC's cached copy {_object(root, name)} is missing or altered", remedy=_CACHE_REMEDY
+                f"DVC's cached copy {cached_object(root, name)} is missing or altered", remedy=CACHE_REMEDY
             )
-    _transfer(root, names, "push")
+    transfer(root, names, "push")
 
 
 def pointer(root: Path, target: Path) -> DataVersion | None:
@@ -179,7 +180,8 @@ def pointer(root: Path, target: Path) -> DataVersion | None:
         return DataVersion(str(out["md5"]), str(sha256), int(out["nfiles"]), int(out["size"]))
     except (yaml.YAMLError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{path} is not a pointer to a directory: {error!r}", remedy="restore it, or freeze again"
+            f"{path} is not a pointer to a directory: {error!r}",
+            remedy="restore it from git or a backup, or remove it: the next freeze writes it anew",
         ) from None
 
 
@@ -199,9 +201,6 @@ def _check(root: Path, actual: Manifest, version: DataVersion, what: str, remedy
 
 
 _FILES_REMEDY = "restore the version into a fresh directory and compare"
-_CACHE_REMEDY = (
-    "bring .dvc/cache back from a backup or a remote, or freeze the same data again where they are good"
-)
 
 
 def _keep(root: Path, manifest: Manifest) -> None:
@@ -216,12 +215,18 @@ def _keep(root: Path, manifest: Manifest) -> None:
         )
 
 
-def _note_digest(path: Path, version: DataVersion) -> None:
-    text: dict[str, Any] = yaml.safe_load(path.read_text())
+def _point(path: Path, version: DataVersion) -> None:
+    """Writes the pointer file as DVC does, with our digest beside its own; other notes in it are kept."""
+    try:
+        held = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        held = None
+    text: dict[str, Any] = dict(held) if isinstance(held, dict) else {}
+    out = {"md5": version.md5, "size": version.size, "nfiles": version.files, "hash": "md5"}
     noted = {"md5": version.md5, "sha256": version.sha256}
-    meta = text.get("meta") or {}
-    if meta.get("rlback") != noted:
-        text["meta"] = {**meta, "rlback": noted}
+    text["outs"] = [{**out, "path": path.name.removesuffix(".dvc")}]
+    text["meta"] = {**(text.get("meta") or {}), "rlback": noted}
+    if text != held:
         write_atomically(path, yaml.safe_dump(text, sort_keys=False).encode())
 
 
@@ -248,101 +253,3 @@ def _manifest_path(root: Path, version: DataVersion) -> Path:
 
 def _lock(root: Path) -> Path:
     return root / ".rlback" / "locks" / "dvc.lock"
-
-
-# DVC's cache: the object with MD5 `abcdef…` is the file .dvc/cache/files/md5/ab/cdef…
-
-
-def _object(root: Path, md5: str) -> Path:
-    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-
-
-def _whole(root: Path, md5: str) -> bool:
-    """Whether a cached object is there and its bytes are what its name says."""
-    path = _object(root, md5)
-    if path.is_symlink() or not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest() == md5.removesuffix(".dir")
-
-
-def _drop_damaged(root: Path, manifest: Manifest) -> bool:
-    """Removes cached objects whose bytes are not what their name says; True when all are there and whole."""
-    lacking = [md5 for md5 in {manifest.md5, *(f.md5 for f in manifest.files)} if not _whole(root, md5)]
-    for md5 in lacking:
-        _object(root, md5).unlink(missing_ok=True)
-    return not lacking
-
-
-def _listed(root: Path, md5: str) -> list[tuple[PurePosixPath, str]]:
-    """Path and MD5 of every file of a cached directory listing.
-
-    It may come from a remote: it must have the MD5 it is named by, and its paths must stay inside.
-    """
-    listing = _object(root, md5)
-    if not _whole(root, md5):
-        raise DataError(f"DVC's listing {listing} is missing or altered", remedy=_CACHE_REMEDY)
-    files = [(PurePosixPath(file["relpath"]), file["md5"]) for file in json.loads(listing.read_bytes())]
-    for path, _ in files:
-        if path.is_absolute() or ".." in path.parts:
-            raise DataError(f"{listing} names a file outside the directory: {path}", remedy=_CACHE_REMEDY)
-    return files
-
-
-def _cached_files(root: Path, version: DataVersion) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Path and cached copy of every file of a version, after fetching what the cache lacks."""
-    if not _whole(root, version.md5):
-        _object(root, version.md5).unlink(missing_ok=True)
-        _transfer(root, [version.md5], "pull")
-    files = _listed(root, version.md5)
-    missing = [md5 for _, md5 in files if not _object(root, md5).is_file()]
-    if missing:
-        _transfer(root, missing, "pull")
-    for path, md5 in files:
-        if not _object(root, md5).is_file():
-            raise DataError(f"{path} of {version.md5} is in neither cache nor remote", remedy=_CACHE_REMEDY)
-        yield path, _object(root, md5)
-
-
-@contextmanager
-def _repo(root: Path) -> Iterator[Any]:
-    os.environ["DVC_NO_ANALYTICS"] = "1"
-    os.environ["DO_NOT_TRACK"] = "1"
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.scm import SCMError
-    from dvc.ui import ui
-
-    # Its progress bars and spinners would be written between the lines of our own commands.
-    ui.error_console.quiet = True
-    logging.getLogger("dvc").setLevel(logging.CRITICAL)
-    # Paths in .dvc/config would be taken from the current directory, so the state's place is given here.
-    site_cache = str(root / ".dvc" / "site-cache")
-    core = {"analytics": False, "check_update": False, "no_scm": True, "site_cache_dir": site_cache}
-    try:
-        repo = Repo(str(root), config={"core": core, "cache": {"type": ["reflink", "copy"]}})
-        try:
-            yield repo
-        finally:
-            repo.close()
-    except (DvcException, SCMError, OSError) as error:
-        cause = error.__cause__ or error
-        because = "" if str(cause) in str(error) else f" ({cause})"
-        raise DataError(f"DVC refused in {root}: {error}{because}") from error
-
-
-def _add(root: Path, target: Path) -> str:
-    with _repo(root) as repo:
-        return str(repo.add(str(target))[0].outs[0].hash_info.value)
-
-
-def _transfer(root: Path, names: list[str], direction: str) -> None:
-    with _repo(root) as repo:
-        from dvc_data.hashfile.hash_info import HashInfo
-
-        moved = getattr(repo.cloud, direction)([HashInfo("md5", name) for name in names])
-    if moved.failed:
-        raise DataError(
-            f"DVC could not {direction} {len(moved.failed)} of {len(names)} files",
-            remedy="look whether the DVC remote can be reached and still holds them",
-        )
