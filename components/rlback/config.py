@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from rlback.errors import ConfigError
 from rlback.settings import (
+    AdapterConfig,
     GRPOConfig,
     ModelShape,
     OnlineDPOConfig,
@@ -136,6 +137,7 @@ class CampaignConfig(_Part):
     base: BaseConfig
     reward_model: RewardModelConfig
     optimise: OptimiseConfig
+    adapter: AdapterConfig | None = None  # train a low-rank adapter on the frozen base instead of all weights
     labels: LabelsConfig
     gate: GateConfig
     evaluation: EvaluationConfig = EvaluationConfig()

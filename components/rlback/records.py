@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 Verdict = Literal["a", "b", "tie", "skip"]
 ActorKind = Literal["human", "simulated", "system"]
+CheckpointKind = Literal["policy", "reward_model", "adapter"]
 
 #: How training and stages report progress: (done, total, metrics so far).
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -110,6 +111,6 @@ class CheckpointRef:
     """A checkpoint in the registry: root digest, MLflow LoggedModel id and the directory that holds it."""
 
     digest: str
-    kind: Literal["policy", "reward_model"]
+    kind: CheckpointKind
     model_id: str
     location: str

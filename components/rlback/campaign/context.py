@@ -118,22 +118,32 @@ class Context:
         fits = [r for (r, stage, _) in self.recorded if stage == "fit_reward" and r < max(1, self.step.round)]
         return str(self.output("fit_reward", max(fits))["digest"])
 
-    def load_policy(self, version: Version) -> Policy:
-        """Loads a version after checking its files."""
+    def load_policy(self, version: Version, base: Policy | None = None) -> Policy:
+        """Loads a version after checking its files; an adapter goes on `base`, or on its base loaded anew."""
         from rlback.models.checkpoint import load_policy
 
-        policy = load_policy(self.project.absolute(version.location), version.digest)
+        def load_base(digest: str) -> Policy:
+            if base is not None and base.digest == digest:
+                return base
+            found = load_policy(self._location(digest), digest)
+            found.model.to(self.config.device)
+            return found
+
+        policy = load_policy(self.project.absolute(version.location), version.digest, base=load_base)
         policy.model.to(self.config.device)
         return policy
+
+    def _location(self, digest: str) -> Path:
+        row = self.project.store.first(select(checkpoints.c.location).where(checkpoints.c.digest == digest))
+        if row is None:
+            raise StageError(f"no checkpoint with digest {digest} is on record")
+        return self.project.absolute(row.location)
 
     def load_reward_model(self, digest: str) -> RewardModel:
         """Loads a reward model after checking its files."""
         from rlback.models.checkpoint import load_reward_model
 
-        row = self.project.store.first(select(checkpoints.c.location).where(checkpoints.c.digest == digest))
-        if row is None:
-            raise StageError(f"no checkpoint with digest {digest} is on record")
-        return load_reward_model(self.project.absolute(row.location), digest).to(self.config.device)
+        return load_reward_model(self._location(digest), digest).to(self.config.device)
 
     def save(
         self, directory: Path, digest: str, kind: str, *, step: int | None = None, metrics: Any = None, run: Any = None

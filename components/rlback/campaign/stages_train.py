@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rlback.campaign.context import Context, StageResult, code_identity, sample_completions
 from rlback.campaign.foreign_base import require_unchanged
 from rlback.campaign.observations import Observer, curve, exposure_sums, read_observations
+from rlback.config import CampaignConfig
 from rlback.errors import StageError, TrainingDiverged
 from rlback.labelling.batches import counting_labels, stored
 from rlback.ledger.store import Transaction
-from rlback.records import PreferencePair, digest_of, seed_of
+from rlback.records import CheckpointKind, PreferencePair, digest_of, seed_of
 from rlback.registry.operations import Version, add_checkpoint, add_version, get_version, list_versions
 
 if TYPE_CHECKING:
     from rlback.models.policy import Policy
     from rlback.models.reward_model import RewardModel
+    from rlback.models.value_model import ValueModel
     from rlback.training.reward import TokenPair
 
 
@@ -234,7 +236,6 @@ def run_optimise(context: Context) -> StageResult:
     """Optimises the policy against the current reward model from the round's start checkpoint."""
     from rlback.models.checkpoint import save_policy
     from rlback.models.tokenizers import encode_prompt
-    from rlback.models.value_model import ValueModel
     from rlback.settings import PPOConfig
     from rlback.training.on_policy import optimise
     from rlback.training.threads import use_threads
@@ -244,7 +245,7 @@ def run_optimise(context: Context) -> StageResult:
     start = _start_of(context)
     reward_digest = context.reward_digest
     common = {"start": start.version, "start_digest": start.digest, "reward_model": reward_digest}
-    policy, reference = context.load_policy(start), context.load_policy(start)
+    policy, reference = _policy_and_reference(context, start)
     base = None if start.digest == context.base.digest else context.load_policy(context.base)
     reward_model = context.load_reward_model(reward_digest)
     count = settings.steps * settings.prompts_per_step
@@ -275,7 +276,7 @@ def run_optimise(context: Context) -> StageResult:
     try:
         result = optimise(
             policy, reference, reward_model, tokens, settings,
-            value=ValueModel(policy) if isinstance(settings, PPOConfig) else None,
+            value=_value_of(policy) if isinstance(settings, PPOConfig) else None,
             seed=context.seed("optimise"), report=context.report,
             state_dir=context.work / "state", on_checkpoint=on_checkpoint, observe=observer,
         )  # fmt: skip
@@ -286,7 +287,7 @@ def run_optimise(context: Context) -> StageResult:
     context.mirror.log_metrics(run, [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in rows])
     saved = [_log_step(context, directory, rows, run) for directory in sorted(context.work.glob("step-*[0-9]"))]
     digest = save_policy(policy, context.work / "candidate")
-    ref = context.save(context.work / "candidate", digest, "policy", step=result.steps, run=run)
+    ref = context.save(context.work / "candidate", digest, _kind_of(config), step=result.steps, run=run)
     version = context.mirror.create_version(
         context.policy, ref, key=f"{context.campaign}/{round_}", tags={"campaign": context.campaign}
     )
@@ -329,7 +330,32 @@ def _log_step(context: Context, directory: Any, rows: list[dict[str, Any]], run:
     step = int(directory.name.removeprefix("step-"))
     digest = directory.with_name(directory.name + ".digest").read_text()
     metrics = {k: v for k, v in rows[step - 1].items() if k in ("proxy", "gold", "kl_ref")}
-    return step, context.save(directory, digest, "policy", step=step, metrics=metrics, run=run)
+    return step, context.save(directory, digest, _kind_of(context.config), step=step, metrics=metrics, run=run)
+
+
+def _kind_of(config: CampaignConfig) -> CheckpointKind:
+    return "policy" if config.adapter is None else "adapter"
+
+
+def _policy_and_reference(context: Context, start: Version) -> tuple[Policy, Policy]:
+    """What is trained, from the start checkpoint, and the frozen start; with an adapter both share the base's weights."""
+    from rlback.models.adapters import add_adapter, without_adapter
+
+    policy, settings = context.load_policy(start), context.config.adapter
+    if settings is None:
+        return policy, context.load_policy(start)
+    if policy.adapter is None:
+        policy = add_adapter(policy, settings, seed_of(context.config.seed, "adapter weights"))
+        return policy, without_adapter(policy)
+    return policy, context.load_policy(start, base=policy.adapter.base)
+
+
+def _value_of(policy: Policy) -> ValueModel:
+    """A new value model on the start checkpoint's trunk."""
+    from rlback.models.adapters import merge
+    from rlback.models.value_model import ValueModel
+
+    return ValueModel(policy if policy.adapter is None else merge(policy))
 
 
 def _start_of(context: Context) -> Version:

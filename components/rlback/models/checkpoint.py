@@ -34,7 +34,6 @@ from rlback.models.architecture import (
 from rlback.models.manifest import (
     MANIFEST,
     FileEntry,
-    Kind,
     Manifest,
     hash_file,
     make_manifest,
@@ -44,6 +43,7 @@ from rlback.models.manifest import (
 )
 from rlback.models.policy import Adapter, Policy
 from rlback.models.reward_model import RewardModel
+from rlback.records import CheckpointKind
 from rlback.settings import RewardShape
 
 #: Directories with this prefix are unfinished writes; nothing reads them, and they may be deleted.
@@ -113,11 +113,11 @@ def load_reward_model(directory: str | Path, digest: str | None = None) -> Rewar
     return reward_model.eval()
 
 
-def _verified(directory: str | Path, digest: str | None, kind: Kind) -> Path:
+def _verified(directory: str | Path, digest: str | None, kind: CheckpointKind) -> Path:
     return _of_kind(directory, verify_checkpoint(directory, digest), kind)
 
 
-def _of_kind(directory: str | Path, manifest: Manifest, kind: Kind) -> Path:
+def _of_kind(directory: str | Path, manifest: Manifest, kind: CheckpointKind) -> Path:
     if manifest.kind != kind:
         raise CheckpointError(
             f"{directory} holds a {manifest.kind}, not a {kind}", remedy="check the reference"
@@ -205,7 +205,7 @@ def _tokenizer(root: Path) -> PreTrainedTokenizerFast:
     return tokenizer_from(root / "tokenizer.json", tokens)
 
 
-def _write(kind: Kind, files: Mapping[str, bytes], directory: Path) -> str:
+def _write(kind: CheckpointKind, files: Mapping[str, bytes], directory: Path) -> str:
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.parent / f"{PARTIAL_PREFIX}{directory.name}-{secrets.token_hex(4)}"
     partial.mkdir()

@@ -13,15 +13,13 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from rlback.errors import CheckpointError
-from rlback.records import digest_of
+from rlback.records import CheckpointKind, digest_of
 
 FORMAT = "rlback-checkpoint-1"
 MANIFEST = "manifest.json"
-Kind = Literal["policy", "reward_model", "adapter"]
-
 #: The only file names a checkpoint of each kind may hold, all of which it must hold, besides the manifest.
 FILES: dict[str, tuple[str, ...]] = {
     "policy": ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -55,12 +53,12 @@ class FileEntry:
 class Manifest:
     """What a checkpoint consists of; `digest` is the root digest that names it everywhere."""
 
-    kind: Kind
+    kind: CheckpointKind
     files: tuple[FileEntry, ...]
     digest: str
 
 
-def make_manifest(kind: Kind, files: Iterable[FileEntry]) -> Manifest:
+def make_manifest(kind: CheckpointKind, files: Iterable[FileEntry]) -> Manifest:
     """The manifest over `files`; its root digest covers format, kind, names, sizes and hashes."""
     entries = tuple(sorted(files, key=lambda entry: entry.name))
     body = {"format": FORMAT, "kind": kind, "files": [[e.name, e.sha256, e.size] for e in entries]}

@@ -19,12 +19,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rlback.data.manifest import exclusive
 from rlback.errors import CheckpointError, RegistryError
 from rlback.models.manifest import verify_checkpoint
-from rlback.records import CheckpointRef
+from rlback.records import CheckpointKind, CheckpointRef
 from rlback.registry.mlflow_access import or_none, pages, refusals
 from rlback.registry.mlflow_rules import (
     below_artifacts,
@@ -47,7 +47,7 @@ class NewCheckpoint:
     directory: Path
     name: str
     digest: str
-    kind: Literal["policy", "reward_model"]
+    kind: CheckpointKind
     step: int | None = None
     tags: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class MlflowStore(MlflowRuns):
         experiment: str,
         name: str,
         digest: str,
-        kind: Literal["policy", "reward_model"],
+        kind: CheckpointKind,
         step: int | None = None,
         tags: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float] | None = None,
