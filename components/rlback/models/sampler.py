@@ -1,11 +1,15 @@
-"""Completions from a policy: the same for the same seed, with their log-probabilities."""
+"""Completions from a policy: the same for the same seed, with their log-probabilities.
+
+One loop draws them all. Rows grow by one token a step; usually the policy draws it, and where something else may
+write into a row (an environment that answers between turns), that one says which token stands there instead.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,23 +25,24 @@ _DROP_SHARE = 0.25
 
 @dataclass
 class Samples:
-    """What `sample` drew; b rows, t the longest completion.
+    """What was drawn; b rows, t the longest completion.
 
-    prompts: b prompts, one per row. ids: (b, t) long, padded with the pad id. mask: (b, t) True up to and
-    including the end token. logps: (b, t) float32, nats, under the sampling distribution, 0 where padded.
-    finished: (b,) True where the end token was sampled.
+    prompts: b prompts, one per row. ids: (b, t) long, padded with the pad id. lengths: (b,) long, tokens of each
+    completion, those of an environment included. mask: (b, t) True on the tokens that the policy chose. logps: (b, t)
+    float32, nats, under the sampling distribution, 0 where mask is False. finished: (b,) True where the completion
+    came to its end: the end token was sampled, or the environment ended the episode.
     """
 
     prompts: list[tuple[int, ...]]
     ids: Tensor
+    lengths: Tensor
     mask: Tensor
     logps: Tensor
     finished: Tensor
 
     def completions(self) -> list[tuple[int, ...]]:
-        """The sampled ids of each row, end token included, padding left out."""
-        lengths = self.mask.sum(1).tolist()
-        return [tuple(ids[:length]) for ids, length in zip(self.ids.tolist(), lengths, strict=True)]
+        """The ids of each row, end token and environment's tokens included, padding left out."""
+        return [tuple(ids[:length]) for ids, length in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
 
 class Decoder(Protocol):
@@ -48,6 +53,22 @@ class Decoder(Protocol):
     def keep(self, rows: Tensor) -> None: ...
 
 
+class Placed(NamedTuple):
+    """The token that stands next in a row, whether the policy chose it, and whether the row ends with it.
+
+    finished: the row came to its own end; a row that is over without it was cut.
+    """
+
+    token: int
+    chosen: bool
+    over: bool
+    finished: bool
+
+
+#: (row, the token the policy would put next) -> what stands there. Called once a step for every row that goes on.
+Place = Callable[[int, int], Placed]
+
+
 def sample(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
@@ -56,29 +77,28 @@ def sample(
     seed: int,
     temperature: float = 1.0,
     samples_per_prompt: int = 1,
+    first_row: int = 0,
     batch_size: int = 256,
 ) -> Samples:
     """Draw `samples_per_prompt` completions for each prompt; rows are grouped by prompt, in the order given.
 
     Sampling is from the whole distribution (no top-k, no top-p) of logits / temperature, by inverting its
     cumulative sum at one uniform number per row and step. These numbers come from `seed` before anything
-    else happens, so `batch_size` changes the speed and not the result (up to rounding of the logits).
+    else happens, so `batch_size` changes the speed and not the result (up to rounding of the logits). `first_row`:
+    these are the rows from there on of a larger request with the same seed, whose numbers they get.
 
     Raises ConfigError for a temperature or count that is not positive, DataError for an empty prompt or one
     that leaves no room for `max_new_tokens`.
     """
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("temperature", temperature),
-        ("samples_per_prompt", samples_per_prompt),
-        ("batch_size", batch_size),
-    ):
-        if not value > 0:
-            raise ConfigError(f"{name} is {value}", remedy=f"set {name} above 0")
+    check_request(
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        samples_per_prompt=samples_per_prompt,
+        batch_size=batch_size,
+    )
     limit = positions_of(policy.model)
     for number, prompt in enumerate(prompts):
-        if len(prompt) == 0:
-            raise DataError(f"prompt {number} has no tokens", remedy="encode prompts with encode_prompt")
         if limit is not None and len(prompt) + max_new_tokens > limit:
             raise DataError(
                 f"prompt {number} has {len(prompt)} tokens; with {max_new_tokens} new ones that is more "
@@ -86,42 +106,86 @@ def sample(
                 remedy="shorten the prompt, lower max_new_tokens or raise max_positions",
             )
     rows = [tuple(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
-    uniforms = torch.rand(len(rows), max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    device, pad_id = policy.model.device, policy.tokenizer.pad_token_id
-    ids = torch.full((len(rows), max_new_tokens), pad_id, device=device)
-    logps = torch.zeros(len(rows), max_new_tokens, device=device)
+    draw = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]
+    return grow(policy, rows, uniforms, temperature=temperature, batch_size=batch_size)
+
+
+def check_request(prompts: Sequence[Sequence[int]], **counts: float) -> None:
+    """ConfigError for a count or temperature that is not above 0, DataError for an empty prompt."""
+    for name, value in counts.items():
+        if not value > 0:
+            raise ConfigError(f"{name} is {value}", remedy=f"set {name} above 0")
+    for number, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise DataError(f"prompt {number} has no tokens", remedy="encode prompts with encode_prompt")
+
+
+def grow(
+    policy: Policy,
+    rows: list[tuple[int, ...]],
+    uniforms: Tensor,
+    *,
+    room: Sequence[int] | None = None,
+    temperature: float,
+    batch_size: int,
+    place: Place | None = None,
+) -> Samples:
+    """Let rows of prompt tokens grow: the token at step s of row r inverts the distribution at uniforms[r, s].
+
+    uniforms: (b, t) in [0, 1), on the CPU. room: the most tokens each row may get, at most t; without it t. place:
+    says what stands in a row where the policy's token need not; without it a row ends with the end token.
+    """
+    steps, device, pad_id = uniforms.shape[1], policy.model.device, policy.tokenizer.pad_token_id
+    ids = torch.full((len(rows), steps), pad_id, device=device)
+    chosen = torch.zeros(len(rows), steps, dtype=torch.bool, device=device)
+    logps = torch.zeros(len(rows), steps, device=device)
     length = torch.zeros(len(rows), dtype=torch.long, device=device)
     finished = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    caps = torch.full((len(rows),), steps, device=device) if room is None else torch.tensor(room, device=device)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     was_training = policy.model.training
     policy.model.eval()
     with torch.inference_mode():
-        longest = max(map(len, rows), default=0) + max_new_tokens
+        longest = max(map(len, rows), default=0) + steps
         model = policy.model
         decoder: Decoder = LlamaDecoder(model, longest) if can_decode(model) else CacheDecoder(model)
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+            part = order[start : start + batch_size]
+            index = torch.tensor(part, device=device)
             drawn = _sample_batch(
-                decoder, policy, [rows[r] for r in chosen], uniforms[chosen].to(device), temperature
-            )
-            index = torch.tensor(chosen, device=device)
-            for target, source in zip((ids, logps, length, finished), drawn, strict=True):
+                decoder, policy, [rows[r] for r in part], uniforms[part].to(device), caps[index], temperature,
+                None if place is None else _by_row(place, part),
+            )  # fmt: skip
+            for target, source in zip((ids, chosen, logps, length, finished), drawn, strict=True):
                 target[index] = source
     policy.model.train(was_training)
     longest = int(length.max()) if rows else 0
-    mask = torch.arange(longest, device=device) < length[:, None]
-    return Samples(rows, ids[:, :longest].clone(), mask, logps[:, :longest].clone(), finished)
+    return Samples(
+        rows, ids[:, :longest].clone(), length, chosen[:, :longest].clone(), logps[:, :longest].clone(), finished
+    )
+
+
+def _by_row(place: Place, part: Sequence[int]) -> Place:
+    return lambda row, token: place(part[row], token)
 
 
 def _sample_batch(
-    decoder: Decoder, policy: Policy, prompts: list[tuple[int, ...]], uniforms: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ids (b, n), logps (b, n), length (b,), finished (b,) for one batch."""
+    decoder: Decoder,
+    policy: Policy,
+    prompts: list[tuple[int, ...]],
+    uniforms: Tensor,
+    room: Tensor,
+    temperature: float,
+    place: Place | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """ids (b, n), chosen (b, n), logps (b, n), length (b,), finished (b,) for one batch."""
     device, (rows, steps) = uniforms.device, uniforms.shape
     pad_id, eos_id = policy.tokenizer.pad_token_id, policy.tokenizer.eos_token_id
     ids = torch.full((rows, steps), pad_id, device=device)
+    chosen = torch.zeros(rows, steps, dtype=torch.bool, device=device)
     logps = torch.zeros(rows, steps, device=device)
-    length = torch.full((rows,), steps, device=device)
+    length = torch.zeros(rows, dtype=torch.long, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
 
     distinct = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
@@ -131,27 +195,45 @@ def _sample_batch(
     rows_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
     logits = decoder.prefill(padded, valid, longest + steps, rows_of)
 
+    ragged = int(room.min()) < steps
     alive = torch.arange(rows, device=device)  # which row of the batch each row of the decoder is
     for step in range(steps):
         token, logp = _draw(logits, uniforms[:, step], temperature)
+        going = length[alive] == 0
+        if place is None:
+            own, done = going, token == eos_id
+            over = done
+        else:
+            token, own, over, done = _ask(place, alive, going, token)
         ids[alive, step] = token
         logps[alive, step] = logp
-        ended = (token == eos_id) & ~finished[alive]
+        chosen[alive, step] = own
+        ended = going & (over | (room[alive] == step + 1))
         length[alive[ended]] = step + 1
-        finished[alive[ended]] = True
-        if step + 1 == steps:
-            break
-        going = ~finished[alive]
+        finished[alive[ended & done]] = True
+        going = going & ~ended
         left = int(going.sum())
         if left == 0:
             break
-        if left <= (1 - _DROP_SHARE) * len(alive):
+        # A row without room left must leave at once: its next position may be none of the model's.
+        if left <= (1 - _DROP_SHARE) * len(alive) or (ragged and bool((room[alive] == step + 1).any())):
             kept = going.nonzero().squeeze(1)
             decoder.keep(kept)
             alive, token, uniforms = alive[kept], token[kept], uniforms[kept]
         logits = decoder.step(token)
     past = torch.arange(steps, device=device) >= length[:, None]
-    return ids.masked_fill_(past, pad_id), logps.masked_fill_(past, 0.0), length, finished
+    return ids.masked_fill_(past, pad_id), chosen, logps.masked_fill_(~chosen, 0.0), length, finished
+
+
+def _ask(place: Place, alive: Tensor, going: Tensor, token: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """token, chosen, over, finished, (r,) each, as `place` says for the rows that go on; False for the others."""
+    answers = [
+        place(row, drawn) if live else Placed(drawn, False, False, False)
+        for row, live, drawn in zip(alive.tolist(), going.tolist(), token.tolist(), strict=True)
+    ]
+    tokens, *flags = zip(*answers, strict=True)
+    own, over, done = (torch.tensor(flag, device=token.device) for flag in flags)
+    return torch.tensor(tokens, device=token.device), own, over, done
 
 
 def _draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import DPOConfig
 from rlback.training.batches import by_length, epoch_slice, total_lengths
 from rlback.training.on_policy import RATIO_TOLERANCE
+from rlback.training.parallel import ALONE, Share
 from rlback.training.reward import TokenPair, check_pairs
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
@@ -34,6 +35,7 @@ def fit_dpo(
     state_dir: Path | None = None,
     save_every_s: float = 20.0,
     on_checkpoint: Callable[[int, Policy], None] | None = None,
+    share: Share = ALONE,
 ) -> dict[str, float]:
     """Train `policy` in place; returns the last epoch's `loss`, `accuracy` (share of pairs whose implicit reward is
     higher for the chosen side) and `margin` (mean difference of implicit rewards).
@@ -54,7 +56,7 @@ def fit_dpo(
     start, reference_digest = weights_digest(policy.model), weights_digest(reference.model)
     weights = [pair.weight for pair in pairs]
     identity = digest_of(["dpo", asdict(config), seed, data, weights, start, reference_digest])
-    state = StageState(state_dir, identity, policy.model, optimiser, every_s=save_every_s)
+    state = StageState(state_dir, identity, policy.model, optimiser, every_s=save_every_s, writes=share.rank == 0)
     first, kept = state.resume()
     history: list[list[float]] = kept.get("history", [])
     per_epoch = max(1, len(pairs) // config.batch)
@@ -63,31 +65,32 @@ def fit_dpo(
 
     for step in range(first, steps):
         batch = epoch_slice(len(pairs), config.batch, seed_of(seed, "dpo order"), step)
-        chosen, rejected = _sums(policy, pairs, batch, config)
-        reference_chosen, reference_rejected = (side[batch] for side in expected)
+        mine = share.of(batch)
+        chosen, rejected = _sums(policy, pairs, mine, config)
+        reference_chosen, reference_rejected = (side[mine] for side in expected)
         if step == 0 and start == reference_digest and config.precision == "fp32":
             _check_start(chosen - reference_chosen, rejected - reference_rejected)
-        found = _losses(chosen, rejected, reference_chosen, reference_rejected, [pairs[i] for i in batch], config)
-        total = torch.tensor([pairs[i].weight for i in batch], device=chosen.device).sum()
-        loss = found.losses.sum() / total
+        found = _losses(chosen, rejected, reference_chosen, reference_rejected, [pairs[i] for i in mine], config)
+        loss = found.losses.sum() / sum(pairs[i].weight for i in batch)
         loss.backward()
-        value = float(loss.detach())
+        margins = found.chosen_rewards - found.rejected_rewards
+        sums = [float(loss.detach()), float((margins > 0).sum()) / len(batch), float(margins.sum()) / len(batch)]
+        row = share.add_up(policy.model.parameters(), sums)
         norm = apply_update(
             optimiser,
             clip=config.clip,
             factor=warmup_cosine(step, steps=steps, warmup=config.warmup),
             stage="dpo",
             step=step,
-            loss=value,
+            loss=row[0],
         )
-        margins = found.chosen_rewards - found.rejected_rewards
-        row = [value, float((margins > 0).float().mean()), float(margins.mean())]
         history = [*history, row][-per_epoch:]
         done = step + 1
-        if on_checkpoint and config.checkpoint_every and done % config.checkpoint_every == 0:
+        if share.rank == 0 and on_checkpoint and config.checkpoint_every and done % config.checkpoint_every == 0:
             on_checkpoint(done, policy)
         state.keep(done, {"history": history}, now=done == steps)
-        report(done, steps, {**_means(history), "grad_norm": norm})
+        if share.rank == 0:
+            report(done, steps, {**_means(history), "grad_norm": norm})
     return _means(history)
 
 

@@ -12,6 +12,7 @@ from rlback.models.policy import Policy, token_logps
 from rlback.models.value_model import ValueModel
 from rlback.settings import OnlineDPOConfig, OnPolicy, PPOConfig
 from rlback.training.batches import total_lengths
+from rlback.training.parallel import Share
 from rlback.training.rollout import Rollout
 from rlback.training.signals import Signals, objective_of, per_completion
 from rlback.training.updates import precision
@@ -26,21 +27,25 @@ def accumulate(
     rows: list[int],
     config: OnPolicy,
     beta: float,
+    took_part: Tensor,
+    share: Share,
 ) -> tuple[float, float]:
     """Add up the gradient of the completions `rows`; returns the loss and the largest |ratio - 1| of a token.
 
-    `pending["unclipped"]` (b,) gathers the share of each completion that took part. The cut into parts of
+    `took_part` (b,) gathers the share of each completion that clipping let through, over the epochs. Of several
+    processes each adds up its own part. The cut into parts of
     `max_padded` tokens changes nothing but rounding: every sum is divided by the totals of all `rows`.
     """
     if isinstance(config, OnlineDPOConfig):
-        return _accumulate_pairs(policy, rollout, signal, pending, config)
+        return _accumulate_pairs(policy, rollout, signal, config, took_part, share)
     total, drift = 0.0, 0.0
     pad, completions = policy.tokenizer.pad_token_id, rollout.completions
     level, how, constant = objective_of(config)
     sizes = {"tokens": float(rollout.mask[rows].sum()), "completions": len(rows), "constant": constant}
-    lengths = total_lengths([rollout.prompts[i] for i in rows], [completions[i] for i in rows])
+    mine = share.of(rows)
+    lengths = total_lengths([rollout.prompts[i] for i in mine], [completions[i] for i in mine])
     for part in length_chunks(lengths, config.max_padded):
-        chosen = [rows[i] for i in part]
+        chosen = [mine[i] for i in part]
         index = torch.tensor(chosen, device=rollout.ids.device)
         prompts, texts = [rollout.prompts[i] for i in chosen], [completions[i] for i in chosen]
         with precision(config.precision, policy.model.device):
@@ -66,13 +71,13 @@ def accumulate(
             loss = loss + config.value_coefficient * aggregate(fit.losses, mask, how, **sizes)
         loss.backward()
         total += float(loss.detach())
-        pending["unclipped"][index] += _unclipped(surrogate.clipped, mask) / config.epochs
+        took_part[index] += _unclipped(surrogate.clipped, mask) / config.epochs
         drift = max(drift, float((torch.expm1(logps.detach() - old).abs() * mask).max()))
     return total, drift
 
 
 def _accumulate_pairs(
-    policy: Policy, rollout: Rollout, signal: Signals, pending: dict[str, Tensor], config: OnlineDPOConfig
+    policy: Policy, rollout: Rollout, signal: Signals, config: OnlineDPOConfig, took_part: Tensor, share: Share
 ) -> tuple[float, float]:
     """Online DPO: the chosen (advantage 1) against the rejected (-1) completion of every prompt that has both."""
     chosen = (signal.advantages > 0).nonzero()[:, 0].tolist()
@@ -83,7 +88,8 @@ def _accumulate_pairs(
         for parameter in policy.model.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         return total, drift
-    completions = rollout.completions
+    pairs, completions = len(chosen), rollout.completions
+    chosen, rejected = share.of(chosen), share.of(rejected)
     longer = [
         max(len(rollout.prompts[i]) + len(completions[i]) for i in pair) for pair in zip(chosen, rejected, strict=True)
     ]
@@ -99,10 +105,10 @@ def _accumulate_pairs(
         sums, reference = masked_sum(logps, mask), masked_sum(rollout.reference_logps[index, :width], mask)
         n = len(part)
         found = loss_of(sums[:n], sums[n:], reference[:n], reference[n:], beta=config.beta)
-        loss = found.losses.sum() / len(chosen)
+        loss = found.losses.sum() / pairs
         loss.backward()
         total += float(loss.detach())
-        pending["unclipped"][index] += 1.0
+        took_part[index] += 1.0
         drift = max(drift, float((torch.expm1(logps.detach() - old).abs() * mask).max()))
     return total, drift
 

@@ -28,6 +28,7 @@ from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import OnPolicy, PPOConfig
 from rlback.training.batches import Tokens, permutation
 from rlback.training.objectives import accumulate
+from rlback.training.parallel import ALONE, Share
 from rlback.training.rollout import Rollout, Sampler, collect
 from rlback.training.scorers import Scorer
 from rlback.training.signals import Signals, per_completion, signals
@@ -89,6 +90,7 @@ def optimise(
     seed: int,
     value: ValueModel | None = None,
     sampler: Sampler = sample,
+    share: Share = ALONE,
     report: Report = silent,
     state_dir: Path | None = None,
     save_every_s: float = 20.0,
@@ -100,8 +102,10 @@ def optimise(
     `value` is trained beside it and needed by PPO alone. Steps are numbered from 0; `on_checkpoint(done, policy)` is
     called after `done` steps. Called again with the same arguments after a kill, inside a rollout's updates too, the
     run ends in the same weights; `observe` and `on_checkpoint` are then called again for the steps since the last
-    saved state, with equal values, so key what they store by step. Raises TrainingDiverged when a self-check of the
-    first update fails or a score, loss or gradient is not finite; the newest saved state stays as it was.
+    saved state, with equal values, so key what they store by step. Of several processes (`share`) each computes its
+    part of every rollout and update, and the first one alone saves, reports and calls back. Raises TrainingDiverged
+    when a self-check of the first update fails or a score, loss or gradient is not finite; the newest saved state
+    stays as it was.
     """
     if not prompts:
         raise DataError("there are no prompts to optimise on", remedy="give at least one prompt")
@@ -124,7 +128,8 @@ def optimise(
             [weights_digest(trained), reference_digest, scorer.identity()],
         ]
     )
-    state = StageState(state_dir, identity, trained, optimiser, every_s=save_every_s)
+    state = StageState(state_dir, identity, trained, optimiser, every_s=save_every_s, writes=share.rank == 0)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     start_state = state.digest({"beta": config.beta, "reference": reference_digest})
     done, kept = state.resume()
     pending = {name: tensor.to(policy.model.device) for name, tensor in state.pending.items()}
@@ -137,7 +142,9 @@ def optimise(
     while done < config.steps * updates_a_step:
         step, part = divmod(done, updates_a_step)
         if part == 0:
-            rollout = collect(policy, reference, scorer, prompts, config, seed=seed, step=step, sampler=sampler)
+            rollout = collect(
+                policy, reference, scorer, prompts, config, seed=seed, step=step, sampler=sampler, share=share
+            )
             values = None if value is None else value.over(rollout.prompts, rollout.completions, config.max_padded)
             pending = rollout.tensors() | ({} if values is None else {"values": values})
             pending["unclipped"] = torch.zeros(len(rollout.prompts), device=rollout.ids.device)
@@ -154,23 +161,28 @@ def optimise(
             return OptimiseResult(step, "kl_budget", memory.proxy, memory.kl_ref, start_state)
 
         rows = _rows(len(rollout.prompts), config, seed, step, part)
-        loss, drift = accumulate(policy, value, rollout, signal, pending, rows, config, memory.beta)
+        took_part = torch.zeros_like(pending["unclipped"])
+        loss, drift = accumulate(policy, value, rollout, signal, pending, rows, config, memory.beta, took_part, share)
         if done == first and part == 0 and not drift <= RATIO_TOLERANCE:
             raise TrainingDiverged(
                 f"policy optimisation: at step {step} the update's log-probs are not those of sampling: "
                 f"the largest |ratio - 1| of a token is {drift:.3g}, allowed is {RATIO_TOLERANCE:g}",
                 remedy="sample and update with the same weights, precision and temperature",
             )
+        (loss,) = share.add_up(parameters, [loss])
+        share.add_up_tensor(took_part)
+        pending["unclipped"] += took_part
         norm = apply_update(optimiser, clip=config.clip, factor=1.0, stage="policy optimisation", step=step, loss=loss)
         done += 1
         memory.loss += loss / updates_a_step
         memory.grad_norm = max(memory.grad_norm, norm)
         if done % updates_a_step == 0:
-            if observe is not None:
-                observe(_record(rollout, signal, pending, memory, config, step))
-            if on_checkpoint and config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
-                on_checkpoint(step + 1, policy)
-            report(step + 1, config.steps, _metrics(rollout, signal, pending, memory, config))
+            if share.rank == 0:
+                if observe is not None:
+                    observe(_record(rollout, signal, pending, memory, config, step))
+                if on_checkpoint and config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+                    on_checkpoint(step + 1, policy)
+                report(step + 1, config.steps, _metrics(rollout, signal, pending, memory, config))
             if config.kl_target is not None:
                 memory.beta = kl.adapt(
                     memory.beta, memory.kl_ref, config.kl_target, config.kl_horizon, len(rollout.prompts)

@@ -20,6 +20,7 @@ from rlback.models.sampler import Samples, sample
 from rlback.records import seed_of
 from rlback.settings import OnPolicy
 from rlback.training.batches import Tokens, epoch_slice, total_lengths
+from rlback.training.parallel import ALONE, Share
 from rlback.training.scorers import Scorer
 from rlback.training.updates import precision
 
@@ -36,7 +37,9 @@ class Sampler(Protocol):
         seed: int,
         temperature: float,
         samples_per_prompt: int,
-    ) -> Samples: ...
+        first_row: int,
+    ) -> Samples:
+        """`first_row`: how many rows other processes draw before these; random numbers are per row of all."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,18 @@ def collect(
     seed: int,
     step: int,
     sampler: Sampler = sample,
+    share: Share = ALONE,
 ) -> Rollout:
     """Sample and score. Ids go to the scorer and the reference exactly as they were sampled.
+
+    Of several processes each does this for its own prompts, and all get the whole rollout.
 
     Raises TrainingDiverged, naming the step, for a score that is not finite, and for a graded scorer that gives
     different completions one and the same score.
     """
-    rows = _prompts_of(prompts, config, seed, step)
+    everyone = _prompts_of(prompts, config, seed, step)
+    mine = share.block(config.prompts_per_step)
+    rows = everyone[mine.start * config.samples_per_prompt : mine.stop * config.samples_per_prompt]
     drawn = sampler(
         policy,
         rows[:: config.samples_per_prompt],
@@ -105,6 +113,7 @@ def collect(
         seed=seed_of(seed, "samples", step),
         temperature=config.temperature,
         samples_per_prompt=config.samples_per_prompt,
+        first_row=mine.start * config.samples_per_prompt,
     )
     completions = drawn.completions()
     scores = scorer.score(rows, completions).to(drawn.logps)
@@ -115,7 +124,18 @@ def collect(
         # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
         logps = _logps(policy, rows, completions, drawn.logps, config) * drawn.mask
     reference_logps = _logps(reference, rows, completions, drawn.logps, config) * drawn.mask
-    return Rollout(rows, drawn.ids, lengths, drawn.mask, logps, reference_logps, drawn.finished, scores)
+    width = max(share.all_ints(drawn.ids.shape[1]))
+    pad = policy.tokenizer.pad_token_id
+    return Rollout(
+        everyone,
+        share.gather(drawn.ids, width, pad),
+        share.gather(lengths),
+        share.gather(drawn.mask, width),
+        share.gather(logps, width),
+        share.gather(reference_logps, width),
+        share.gather(drawn.finished),
+        share.gather(scores),
+    )
 
 
 def _logps(

@@ -124,7 +124,8 @@ class StageState:
 
     `identity` says what the loop computes (a digest of its configuration, seed, data and initial weights): a
     state of another identity is refused with CheckpointError instead of being continued as if it were this
-    loop's. With `directory` None nothing is kept.
+    loop's. With `directory` None nothing is kept; without `writes` (all but the first of several processes) a state
+    is restored but not saved.
     """
 
     def __init__(
@@ -135,12 +136,14 @@ class StageState:
         optimiser: torch.optim.Optimizer,
         *,
         every_s: float,
+        writes: bool = True,
     ) -> None:
         self._directory = directory
         self._identity = identity
         self._parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._optimiser = optimiser
         self._every_s = every_s
+        self._writes = writes
         self._kept_at = time.monotonic()
         #: What `resume` found of a rollout that was not used up yet.
         self.pending: dict[str, Tensor] = {}
@@ -199,7 +202,8 @@ class StageState:
 
         `pending`: the tensors of a rollout that still has updates to come.
         """
-        if self._directory is None or (not now and time.monotonic() - self._kept_at < self._every_s):
+        due = now or time.monotonic() - self._kept_at >= self._every_s
+        if self._directory is None or not self._writes or not due:
             return
         tensors = self._tensors() | {f"pending/{name}": tensor for name, tensor in (pending or {}).items()}
         save_state(self._directory, step, tensors, {"identity": self._identity, "loop": dict(loop or {})})

@@ -22,6 +22,7 @@ from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import SupervisedConfig
 from rlback.training.batches import epoch_slice, total_lengths
+from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
 
@@ -64,6 +65,7 @@ def train_base(
     report: Report = silent,
     state_dir: Path | None = None,
     save_every_s: float = 20.0,
+    share: Share = ALONE,
 ) -> dict[str, float]:
     """Train `policy.model` in place; returns the last metrics (`nll` nats per token, `tokens` seen, `steps`).
 
@@ -77,7 +79,7 @@ def train_base(
     model.eval()  # no dropout: what is sampled later is what is trained here
     optimiser = adam(decay_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     identity = digest_of(["supervised", asdict(config), seed, _data_digest(data), weights_digest(model)])
-    state = StageState(state_dir, identity, model, optimiser, every_s=save_every_s)
+    state = StageState(state_dir, identity, model, optimiser, every_s=save_every_s, writes=share.rank == 0)
     start, kept = state.resume()
     tokens, nll = kept.get("tokens", 0), kept.get("nll", math.nan)
 
@@ -85,12 +87,13 @@ def train_base(
         batch = _batch(data, config.batch, seed, step)
         count = sum(len(completion) for _, completion in batch)
         total = 0.0
-        for prompts, completions in _parts(batch, config.max_padded):
+        for prompts, completions in _parts(share.of(batch), config.max_padded):
             with precision(config.precision, policy.model.device):
                 logps, mask = token_logps(model, prompts, completions, policy.tokenizer.pad_token_id)
             loss = negative_log_likelihood(logps.float(), mask, tokens=count)
             loss.backward()
             total += float(loss.detach())
+        (total,) = share.add_up(model.parameters(), [total])
         factor = warmup_cosine(step, steps=config.steps, warmup=config.warmup)
         norm = apply_update(
             optimiser, clip=config.clip, factor=factor, stage="base training", step=step, loss=total
@@ -98,7 +101,8 @@ def train_base(
         tokens += count
         nll = total if math.isnan(nll) else 0.95 * nll + 0.05 * total
         state.keep(step + 1, {"tokens": tokens, "nll": nll}, now=step + 1 == config.steps)
-        report(step + 1, config.steps, {"nll": nll, "grad_norm": norm, "lr": config.lr * factor})
+        if share.rank == 0:
+            report(step + 1, config.steps, {"nll": nll, "grad_norm": norm, "lr": config.lr * factor})
     return {"nll": nll, "tokens": float(tokens), "steps": float(config.steps)}
 
 

@@ -1,0 +1,71 @@
+"""One of several processes that train together: `python -m tests.training.in_parallel RANK SIZE DIRECTORY`.
+
+Runs every loop in turn; the first process leaves the weights in DIRECTORY/<loop>.safetensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rlback.models.value_model import ValueModel
+from rlback.settings import DPOConfig, OnPolicy, PPOConfig, SupervisedConfig
+from rlback.training.dpo import fit_dpo
+from rlback.training.on_policy import optimise
+from rlback.training.parallel import Share
+from rlback.training.supervised import train_base
+from tests.training.tiny import ON_POLICY, PROMPTS, copying, letter_pairs, policy, reward_model
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def _supervised(share: Share) -> dict[str, Tensor]:
+    made = policy()
+    train_base(made, copying(20), SupervisedConfig(steps=3, batch=8, lr=5e-3, warmup=1), seed=5, share=share)
+    return _weights(made.model)
+
+
+def _dpo(share: Share) -> dict[str, Tensor]:
+    made = policy()
+    config = DPOConfig(lr=1e-3, beta=0.5, epochs=1, batch=5, warmup=1)
+    fit_dpo(made, policy(), letter_pairs(15), config, seed=5, share=share)
+    return _weights(made.model)
+
+
+def _on_policy(config: OnPolicy, share: Share) -> dict[str, Tensor]:
+    made, reference = policy(), policy()
+    judge = reward_model(reference, pooling="last", surprise=False)
+    value = ValueModel(made) if isinstance(config, PPOConfig) else None
+    optimise(made, reference, judge, PROMPTS, config, seed=5, value=value, share=share)
+    return _weights(made.model)
+
+
+LOOPS: dict[str, Callable[[Share], dict[str, Tensor]]] = {
+    "supervised": _supervised,
+    "dpo": _dpo,
+    **{name: partial(_on_policy, config) for name, config in ON_POLICY.items()},
+}
+
+
+def main(rank: int, size: int, directory: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=size)
+    for name, loop in LOOPS.items():
+        weights = loop(Share.of_environment())
+        if rank == 0:
+            save_file(weights, directory / f"{name}.safetensors")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
