@@ -19,6 +19,7 @@ from rlback.models.manifest import MANIFEST, hash_file, make_manifest, manifest_
 from rlback.models.policy import Policy
 from rlback.models.reward_model import new_reward_model
 from rlback.models.tokenizers import encode_completion
+from rlback.records import CheckpointKind
 from rlback.settings import RewardShape
 from tests.models.builders import PROMPTS, policy, sharpen, tokenizer
 
@@ -30,10 +31,10 @@ def saved(tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / "policy", save_policy(policy(), tmp_path / "policy")
 
 
-def forge(directory: Path) -> None:
+def forge(directory: Path, kind: CheckpointKind = "policy") -> None:
     """Rewrite the manifest to match the files, as an attacker with write access would."""
     names = [entry.name for entry in verify_names(directory)]
-    manifest = make_manifest("policy", [hash_file(directory / name) for name in names])
+    manifest = make_manifest(kind, [hash_file(directory / name) for name in names])
     (directory / MANIFEST).write_text(manifest_json(manifest))
 
 
@@ -66,7 +67,15 @@ def test_gpt2_round_trip(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "shape", [RewardShape("last"), RewardShape("mean"), RewardShape("sum", True)], ids=str
+    "shape",
+    [
+        RewardShape("last"),
+        RewardShape("mean"),
+        RewardShape("sum", True),
+        RewardShape("sum", True, members=3, combine="uncertainty_weighted", uncertainty_weight=0.25),
+        RewardShape("last", members=2, combine="worst_case", share_trunk=False),
+    ],
+    ids=str,
 )
 def test_reward_model_round_trip(tmp_path: Path, shape: RewardShape):
     """A loaded reward model gives bit-equal scores, and saving it again gives the same digest."""
@@ -77,7 +86,37 @@ def test_reward_model_round_trip(tmp_path: Path, shape: RewardShape):
     loaded = load_reward_model(tmp_path / "a", digest)
     assert loaded.shape == shape
     assert torch.equal(loaded.score(PROMPTS, COMPLETIONS), made.score(PROMPTS, COMPLETIONS))
+    assert torch.equal(loaded.member_scores(PROMPTS, COMPLETIONS), made.member_scores(PROMPTS, COMPLETIONS))
+    assert loaded.identity() == made.identity()
     assert save_reward_model(loaded, tmp_path / "b") == digest
+
+
+def test_a_reward_model_saved_before_there_were_ensembles_loads(tmp_path: Path):
+    """Its file names two fields only; a single model is still written so, byte for byte, and loads as one member."""
+    made = new_reward_model(policy(), RewardShape("sum", True), seed=1)
+    digest = save_reward_model(made, tmp_path / "rm")
+    two_fields = '{\n  "pooling": "sum",\n  "surprise": true\n}\n'
+    assert (tmp_path / "rm" / "reward_model.json").read_text() == two_fields
+    loaded = load_reward_model(tmp_path / "rm", digest)
+    assert (loaded.shape.members, loaded.shape.combine, loaded.shape.share_trunk) == (1, "mean", True)
+    assert loaded.identity() == made.identity()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"pooling": "last", "members": 0}', "does not describe a reward model"),
+        ('{"pooling": "last", "trunks": 2}', "does not describe a reward model"),
+        ('{"pooling": "last", "members": 3}', r"head\.weight"),
+    ],
+)
+def test_a_shape_that_does_not_fit_is_refused(tmp_path: Path, content: str, message: str):
+    """An unknown or impossible field is refused, and so are more members than there are weights for."""
+    save_reward_model(new_reward_model(policy(), RewardShape("last"), seed=1), tmp_path / "rm")
+    (tmp_path / "rm" / "reward_model.json").write_text(content)
+    forge(tmp_path / "rm", "reward_model")
+    with pytest.raises(CheckpointError, match=message):
+        load_reward_model(tmp_path / "rm")
 
 
 def test_digest_follows_the_weights(saved: tuple[Path, str], tmp_path: Path):

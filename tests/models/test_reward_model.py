@@ -70,12 +70,15 @@ def test_rescale_refuses_a_collapsed_model():
     made = new_reward_model(policy(), RewardShape("last"), seed=1)
     with torch.no_grad():
         made.head.weight.zero_()
-    with pytest.raises(TrainingDiverged, match="standard deviation 0"):
+    with pytest.raises(TrainingDiverged, match=r"reward model: .* on 5 reference samples have standard deviation 0 around 0"):
         made.rescale(PROMPTS, COMPLETIONS)
     with torch.no_grad():
         made.head.weight.fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match="nan"):
+    with pytest.raises(TrainingDiverged, match=r"reward model: 5 of 5 scores .* not finite; the first is nan"):
         made.rescale(PROMPTS, COMPLETIONS)
+    with pytest.raises(TrainingDiverged, match="on 0 reference samples"):
+        made.rescale([], [])
+    assert (made.shift.item(), made.scale.item()) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -14,7 +14,7 @@ from transformers import (
 from rlback.errors import ConfigError, DataError
 from rlback.models.llama_decode import LlamaDecoder, can_decode
 from rlback.models.policy import Policy, token_logps
-from rlback.models.sampler import CacheDecoder, sample
+from rlback.models.sampler import CacheDecoder, Placed, grow, sample
 from tests.models.builders import PROMPTS, policy, sharpen, tokenizer
 
 EOS, PAD = 23, 21
@@ -143,6 +143,7 @@ def test_shape_of_samples():
         ended = EOS in completion
         assert bool(drawn.finished[row]) is ended
         assert completion.index(EOS) == len(completion) - 1 if ended else len(completion) == 20
+        assert int(drawn.lengths[row]) == len(completion)
         assert drawn.mask[row].tolist() == [step < len(completion) for step in range(drawn.ids.shape[1])]
         assert set(drawn.ids[row, len(completion) :].tolist()) <= {PAD}
         assert not drawn.logps[row, len(completion) :].any()
@@ -208,3 +209,44 @@ def test_general_decoder_keeps_rows():
         logits = decoder.step(torch.tensor([10, 11]))
         expected = made.model(torch.tensor([[7, 8, 9, 10], [1, 2, 3, 11]])).logits[:, -1]
     assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def every_third(row: int, token: int, steps: dict[int, int]) -> Placed:
+    """Word `row` in place of every third token, and an end after the ninth."""
+    steps[row] = step = steps.get(row, 0) + 1
+    return Placed(row if step % 3 == 0 else token, step % 3 != 0, step == 9, row % 2 == 0)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_tokens_from_elsewhere(make):
+    """Where something else writes, its tokens stand there, are read by the policy, and are not the policy's."""
+    made = make()
+    rows = [tuple(prompt) for prompt in PROMPTS]
+    uniforms = torch.rand(5, 12, generator=torch.Generator().manual_seed(3))
+    steps: dict[int, int] = {}
+    drawn = grow(
+        made, rows, uniforms, temperature=1.0, batch_size=2, place=lambda row, token: every_third(row, token, steps)
+    )
+    assert drawn.lengths.tolist() == [9] * 5
+    assert drawn.finished.tolist() == [True, False, True, False, True]
+    assert drawn.mask.tolist() == [[True, True, False] * 3] * 5
+    assert drawn.ids[:, [2, 5, 8]].tolist() == [[row] * 3 for row in range(5)]
+    logps, _ = token_logps(made.model, drawn.prompts, drawn.completions(), PAD)
+    assert torch.allclose(drawn.logps, logps * drawn.mask, atol=1e-4)
+    assert not drawn.logps[~drawn.mask].any()
+
+
+@pytest.mark.parametrize("make", [policy, gpt2])
+def test_rows_end_at_their_own_room(make):
+    """A long prompt may have less room than a short one; neither goes past the model's positions, both are as alone."""
+    made = make()
+    rows = [(22, *([5] * 57)), (22, 4), (22, *([6] * 40))]
+    uniforms = torch.rand(3, 30, generator=torch.Generator().manual_seed(1))
+    room = [6, 30, 24]
+    never_ends = {"temperature": 1.0, "batch_size": 3, "place": lambda row, token: Placed(token, True, False, False)}
+    drawn = grow(made, rows, uniforms, room=room, **never_ends)
+    assert drawn.lengths.tolist() == room
+    assert not drawn.finished.any()
+    for row in range(3):
+        alone = grow(made, rows[row : row + 1], uniforms[row : row + 1], room=[room[row]], **never_ends)
+        assert alone.completions() == [drawn.completions()[row]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -98,6 +99,16 @@ def run_reward(state_dir: Path | None) -> str:
     return weights_digest(made)
 
 
+def run_reward_ensemble(state_dir: Path | None) -> str:
+    """Four steps of three members, two of their pairs a tie and a vote; the digest of the weights."""
+    made = new_reward_model(policy(), RewardShape("sum", True, members=3, combine="worst_case"), seed=1)
+    pairs = letter_pairs(12)
+    pairs[:2] = [replace(pairs[0], target=0.5), replace(pairs[1], target=0.6, margin=0.1)]
+    config = RewardConfig(epochs=2, batch=6, lr=1e-3, warmup=1, centering=0.01, use_ties=True)
+    fit_reward(made, pairs, config, seed=5, state_dir=state_dir, save_every_s=0)
+    return weights_digest(made)
+
+
 def run_on_policy(config: OnPolicy, state_dir: Path | None) -> str:
     """Four updates on what a policy wrote; the digest of its weights."""
     made, reference = policy(), policy()
@@ -132,6 +143,7 @@ def run_dpo(state_dir: Path | None) -> str:
 LOOPS = {
     "supervised": run_supervised,
     "reward": run_reward,
+    "reward-ensemble": run_reward_ensemble,
     "dpo": run_dpo,
     **{name: partial(run_on_policy, config) for name, config in ON_POLICY.items()},
 }

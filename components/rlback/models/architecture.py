@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from rlback.errors import CheckpointError
+from rlback.models.chat_template import read_template
 from rlback.models.manifest import check_safetensors, read_json_object
 
 # Refused at any depth: each makes a loader import Python, choose a kernel from a hub, or load other weights.
@@ -225,7 +226,7 @@ def _weight_files(directory: Path) -> list[Path]:
 def read_foreign_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `tokenizer.json`, special tokens from `tokenizer_config.json` and its neighbours.
 
-    Of the latter only the names of pad, start, end and unknown token are read, no templates and no classes.
+    Of the latter only the names of pad, start, end and unknown token are read, and the chat template as text.
     """
     tokens: dict[str, str] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
@@ -241,7 +242,10 @@ def read_foreign_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
 
 
 def tokenizer_from(path: Path, tokens: Mapping[str, str]) -> PreTrainedTokenizerFast:
-    """A tokenizer from a `tokenizer.json` and the names of its special tokens, all of which it must know."""
+    """A tokenizer from a `tokenizer.json` and the names of its special tokens, all of which it must know.
+
+    It gets the chat template that lies beside the file, if there is one.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} is missing", remedy="save the tokenizer in the fast format")
     try:
@@ -253,7 +257,10 @@ def tokenizer_from(path: Path, tokens: Mapping[str, str]) -> PreTrainedTokenizer
             raise CheckpointError(
                 f"{path}: {name} {token!r} is not in the vocabulary", remedy="correct one of the two"
             )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens)
+    template = read_template(path.parent)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, chat_template=template, **tokens
+    )
 
 
 def config_json(config: PreTrainedConfig) -> str:
@@ -274,6 +281,8 @@ def config_json(config: PreTrainedConfig) -> str:
 
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The text of `tokenizer_config.json`: the special tokens' names, nothing else."""
+    """The text of `tokenizer_config.json`: the special tokens' names and the chat template, nothing else."""
     raw = {name: getattr(tokenizer, name) for name in _SPECIAL if getattr(tokenizer, name) is not None}
+    if tokenizer.chat_template is not None:
+        raw["chat_template"] = tokenizer.chat_template
     return json.dumps({**raw, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2, sort_keys=True) + "\n"

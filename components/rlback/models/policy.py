@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
-from rlback.models.batching import pack
+from rlback.models.batching import Packed, pack
+from rlback.models.llama_forward import states_at
 from rlback.models.tokenizers import ensure_special_tokens
 from rlback.settings import AdapterConfig, ModelShape
 
@@ -115,6 +116,20 @@ def positions_of(model: PreTrainedModel) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
+def completion_logits(model: PreTrainedModel, batch: Packed) -> Tensor:
+    """Logits (n, V) of the distributions that the n completion tokens were drawn from, row by row.
+
+    The distribution of a token is read one place before it, so the last token is input to nothing.
+    """
+    inputs = batch.ids[:, :-1]
+    row, step = batch.mask.nonzero(as_tuple=True)
+    before = batch.places[row, step] - 1
+    if isinstance(model, LlamaForCausalLM):
+        # Of prompt and padding no logits are needed: only completion tokens go through the output matrix.
+        return model.lm_head(states_at(model.model, inputs, row, before))
+    return model(input_ids=inputs, use_cache=False).logits[row, before]
+
+
 def token_logps(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -132,15 +147,7 @@ def token_logps(
     logps = torch.zeros(batch.mask.shape, device=model.device)
     if not batch.mask.any():
         return logps, batch.mask
-    # The distribution of token i is read one place before it; the last token is input to nothing.
-    inputs = batch.ids[:, :-1]
     row, step = batch.mask.nonzero(as_tuple=True)
-    before = batch.places[row, step] - 1
-    if isinstance(model, LlamaForCausalLM):
-        # Logits of prompt and padding are never needed: only completion tokens go through the output matrix.
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[row, before])
-    else:
-        logits = model(input_ids=inputs, use_cache=False).logits[row, before]
+    logits = completion_logits(model, batch)
     losses = F.cross_entropy(logits.float() / temperature, batch.targets[row, step], reduction="none")
     return logps.index_put((row, step), -losses), batch.mask

@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError, DataError, TrainingDiverged
 from rlback.maths import ensembles
-from rlback.models.batching import Ids, by_length, pack
+from rlback.models.batching import Ids, Packed, by_length, pack
 from rlback.models.digests import weights_digest
-from rlback.models.policy import Policy, positions_of
+from rlback.models.llama_forward import states_at
+from rlback.models.policy import Policy, completion_logits, positions_of
 from rlback.records import digest_of, seed_of
 from rlback.settings import RewardShape
 
@@ -95,9 +96,8 @@ class RewardModel(nn.Module):
         """
         pad_id = self.tokenizer.pad_token_id
         batch = pack(prompts, completions, pad_id, positions_of(self.frozen.base_model), self.device)
-        logits = self.frozen(input_ids=batch.ids[:, :-1], use_cache=False).logits
         row, step = batch.mask.nonzero(as_tuple=True)
-        logps = logits[row, batch.places[row, step] - 1].float().log_softmax(-1)
+        logps = completion_logits(self.frozen, batch).float().log_softmax(-1)
         excess = logps.gather(-1, batch.targets[row, step][:, None])[:, 0] - (logps.exp() * logps).sum(-1)
         return torch.zeros(batch.mask.shape, device=self.device).index_put((row, step), excess)
 
@@ -123,11 +123,20 @@ class RewardModel(nn.Module):
                     [s[: len(c)] for s, c in zip(surprise, completions, strict=True)], True
                 )
                 seen = seen.to(self.device)
-        states = [trunk(input_ids=batch.ids, use_cache=False).last_hidden_state for trunk in self._trunks()]
+        states = [self._states(trunk, batch) for trunk in self._trunks()]
         hidden = states[0] if self.shape.share_trunk else torch.stack(states)
         with torch.autocast(self.device.type, enabled=False):
-            scores = self._pool(hidden, batch.places, batch.targets, batch.mask, seen)
+            scores = self._pool(hidden.float(), batch.targets, batch.mask, seen)
         return scores if self.shape.members > 1 else scores[0]
+
+    def _states(self, trunk: nn.Module, batch: Packed) -> Tensor:
+        """What the pooling reads: the states of last tokens (b, d), or of all completion tokens (b, t, d)."""
+        if self.shape.pooling == "last":
+            rows = torch.arange(len(batch.ids), device=batch.ids.device)
+            return states_at(trunk, batch.ids, rows, batch.places[rows, batch.mask.sum(1) - 1])
+        row, step = batch.mask.nonzero(as_tuple=True)
+        states = states_at(trunk, batch.ids, row, batch.places[row, step])
+        return states.new_zeros(*batch.mask.shape, states.shape[-1]).index_put((row, step), states)
 
     def _trunks(self) -> list[nn.Module]:
         return [self.trunk] if self.shape.share_trunk else list(self.trunk)
@@ -140,17 +149,12 @@ class RewardModel(nn.Module):
             return (states @ weight.float().T).movedim(-1, 0)
         return torch.einsum("m...d,md->m...", states, weight.float())
 
-    def _pool(
-        self, hidden: Tensor, places: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None
-    ) -> Tensor:
-        """States (b, s, d), or (m, b, s, d) of own trunks, to scores (m, b), in fp32."""
-        count = mask.sum(1)
-        rows = torch.arange(len(count), device=mask.device)
+    def _pool(self, states: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None) -> Tensor:
+        """What `_states` gave, fp32, with own trunks a member axis before it, to scores (m, b)."""
         if self.shape.pooling == "last":
-            return self._read(hidden[..., rows, places[rows, count - 1], :].float(), self.head.weight)
-        states = hidden[..., rows[:, None], places, :].float()
+            return self._read(states, self.head.weight)
         if self.shape.pooling == "mean":
-            return self._read((states * mask[..., None]).sum(-2) / count[:, None], self.head.weight)
+            return self._read(states.sum(-2) / mask.sum(1)[:, None], self.head.weight)  # 0 where padded
         # (b, t, m * c) to (c, m, b, t)
         table = self.token_table(targets).float().unflatten(-1, (self.shape.members, -1)).permute(3, 2, 0, 1)
         value = self._read(states, self.head.weight) + table[0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlback.maths.masking import length_chunks
 from rlback.models.batching import Ids, pack
+from rlback.models.llama_forward import states_at
 from rlback.models.policy import Policy, positions_of
 
 
@@ -31,9 +32,9 @@ class ValueModel(nn.Module):
     def forward(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
         """(b, t) float32: the value of the state in which each completion token was chosen, 0 where padded."""
         batch = pack(prompts, completions, self.pad_id, positions_of(self.trunk), self.head.weight.device)
-        hidden = self.trunk(input_ids=batch.ids[:, :-1], use_cache=False).last_hidden_state
         row, step = batch.mask.nonzero(as_tuple=True)
-        values = self.head(hidden[row, batch.places[row, step] - 1].float())[:, 0]
+        states = states_at(self.trunk, batch.ids[:, :-1], row, batch.places[row, step] - 1)
+        values = self.head(states.float())[:, 0]
         return torch.zeros(batch.mask.shape, device=values.device).index_put((row, step), values)
 
     @torch.no_grad()

@@ -141,9 +141,9 @@ def pair_scores(
 
 @dataclass(frozen=True)
 class _Labels:
-    """What was said about the pairs: targets (n,) and margins (n,), None where all are plain labels, and weights.
+    """What was said about the pairs. weights: (n,), or (members, n) where each member sees its own resample.
 
-    weights: (n,), or (members, n) where each member sees its own resample.
+    targets: (n,), `soft` when any is not 1. margins: (n,), or None where all are 0.
     """
 
     targets: Tensor
