@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaModel
 
+from rlback.models.products import linear, product
+
 _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
 
 
@@ -39,7 +41,7 @@ def _states_at(trunk: Any, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
     x = F.embedding(ids, trunk.embed_tokens.weight)
     for layer in trunk.layers[:-1]:
         attended = _attention(layer, _norm(x, layer.input_layernorm), cos, sin)
-        x = x + layer.self_attn.o_proj(attended)
+        x = x + linear(layer.self_attn.o_proj, attended)
         x = x + _mlp(layer, _norm(x, layer.post_attention_layernorm))
     last = trunk.layers[-1]
     normed = _norm(x, last.input_layernorm)
@@ -47,7 +49,7 @@ def _states_at(trunk: Any, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
         attended = _attention_at(last, normed, cos, sin, place)
     else:
         attended = _attention(last, normed, cos, sin)[row, place]
-    x = x[row, place] + last.self_attn.o_proj(attended)
+    x = x[row, place] + linear(last.self_attn.o_proj, attended)
     x = x + _mlp(last, _norm(x, last.post_attention_layernorm))
     return _norm(x, trunk.norm)
 
@@ -76,7 +78,7 @@ def _attention_at(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, place: Tensor
     states = _joint(x, attention.k_proj, attention.v_proj).view(*x.shape[:2], 2 * groups, width)
     k = _Rotate.apply(states[:, :, :groups], cos, sin)
     v = states[:, :, groups:]
-    q = attention.q_proj(x[rows, place]).view(len(x), 1, -1, width)
+    q = linear(attention.q_proj, x[rows, place]).view(len(x), 1, -1, width)
     q = _Rotate.apply(q, cos[place][:, None], sin[place][:, None]).transpose(1, 2)
     seen = torch.arange(x.shape[1], device=x.device) <= place[:, None]
     out = F.scaled_dot_product_attention(
@@ -94,13 +96,14 @@ def _heads(attention: Any) -> tuple[int, int]:
 
 def _mlp(layer: Any, x: Tensor) -> Tensor:
     mlp = layer.mlp
-    return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    gated = mlp.act_fn(linear(mlp.gate_proj, x)) * linear(mlp.up_proj, x)
+    return linear(mlp.down_proj, gated)
 
 
 def _joint(x: Tensor, *products: nn.Module) -> Tensor:
     """The outputs of several products of x side by side; plain ones as a single product."""
     if all(type(m) is nn.Linear and m.bias is None for m in products):
-        return F.linear(x, torch.cat([m.weight for m in products]))
+        return product(x, torch.cat([m.weight for m in products]))
     return torch.cat([m(x) for m in products], -1)
 
 

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import Packed, pack
 from rlback.models.llama_forward import states_at
+from rlback.models.products import linear
 from rlback.models.tokenizers import ensure_special_tokens
 from rlback.settings import AdapterConfig, ModelShape
 
@@ -126,7 +127,7 @@ def completion_logits(model: PreTrainedModel, batch: Packed) -> Tensor:
     before = batch.places[row, step] - 1
     if isinstance(model, LlamaForCausalLM):
         # Of prompt and padding no logits are needed: only completion tokens go through the output matrix.
-        return model.lm_head(states_at(model.model, inputs, row, before))
+        return linear(model.lm_head, states_at(model.model, inputs, row, before))
     return model(input_ids=inputs, use_cache=False).logits[row, before]
 
 

@@ -149,7 +149,9 @@ def grow(
     with torch.inference_mode():
         longest = max(map(len, rows), default=0) + steps
         model = policy.model
-        decoder: Decoder = LlamaDecoder(model, longest) if can_decode(model) else CacheDecoder(model)
+        decoder: Decoder = (
+            LlamaDecoder(model, longest, min(len(rows), batch_size)) if can_decode(model) else CacheDecoder(model)
+        )
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             index = torch.tensor(part, device=device)

@@ -1,0 +1,76 @@
+"""Products through oneDNN are torch's own, gradients too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rlback.models import products
+from rlback.models.products import constant, linear, product, takes
+
+X = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
+W = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_product_and_its_gradients_are_torchs() -> None:
+    """Of a block of rows (3, 5, 8) with a (6, 8) matrix, read by random numbers."""
+    reading = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(3))
+    found = []
+    for multiply in (product, F.linear):
+        x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
+        out = multiply(x, w)
+        (out * reading).sum().backward()
+        found.append((out.detach(), x.grad, w.grad))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_small_case_by_hand() -> None:
+    """[1, 2] with rows [3, 4] and [5, 6]: 11 and 17."""
+    assert product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])).tolist() == [[11.0, 17.0]]
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    """With frozen weights the gradient of x alone is computed, and the other way round."""
+    x, w = X.clone().requires_grad_(), W.clone()
+    product(x, w).sum().backward()
+    assert torch.allclose(x.grad, W.sum(0).expand_as(X), atol=1e-5)
+    v = W.clone().requires_grad_()
+    product(X, v).sum().backward()
+    assert torch.allclose(v.grad, X.sum((0, 1)).expand_as(W), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_constant_weight_is_laid_out_once(rows: int) -> None:
+    """The layout is made for a number of rows; products with another number are as right."""
+    multiply = constant(W, rows)
+    for count in (1, 2, 15):
+        x = X.flatten(0, 1)[:count]
+        assert torch.allclose(multiply(x), x @ W.t(), atol=1e-5)
+
+
+def test_what_onednn_is_not_asked_for() -> None:
+    """Other types, autocast and nothing at all go torch's way, and come out."""
+    assert not takes(X.double(), W.double())
+    assert not takes(X[:0], W)
+    assert product(X[:0], W).shape == (0, 5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not takes(X, W)
+        assert product(X, W).dtype == torch.bfloat16
+    assert torch.allclose(constant(W.double(), 4)(X.double().flatten(0, 1)), X.double().flatten(0, 1) @ W.double().t())
+
+
+def test_without_the_operator_the_results_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without it is served by torch's own product."""
+    here = product(X, W)
+    monkeypatch.setattr(products, "_FOUND", None)
+    assert torch.allclose(product(X, W), here, atol=1e-5)
+    assert torch.allclose(constant(W, 3)(X[0]), here[0], atol=1e-5)
+
+
+def test_a_layer_with_a_bias_is_asked_itself() -> None:
+    """Only plain matrices are multiplied here."""
+    layer = nn.Linear(8, 6)
+    assert torch.equal(linear(layer, X), layer(X))
