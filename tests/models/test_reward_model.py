@@ -34,7 +34,7 @@ def test_score_is_independent_of_the_batch(shape: RewardShape):
     made = trained(shape)
     together = made.score(PROMPTS, COMPLETIONS)
     alone = torch.cat([made.score([p], [c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)])
-    backwards = made.score(PROMPTS[::-1], COMPLETIONS[::-1], batch_size=2).flip(0)
+    backwards = made.score(PROMPTS[::-1], COMPLETIONS[::-1], max_padded=12).flip(0)
     assert together.dtype == torch.float32
     assert not together.requires_grad
     assert torch.allclose(together, alone, atol=1e-5)

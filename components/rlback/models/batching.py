@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +63,3 @@ def pack(
     mask = steps < torch.tensor(count, dtype=torch.long)[:, None]
     places = (torch.tensor(begin, dtype=torch.long)[:, None] + steps) * mask
     return Packed(ids.to(device), targets.to(device), mask.to(device), places.to(device))
-
-
-def by_length(prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int) -> Iterator[list[int]]:
-    """Row numbers in batches of at most `batch_size`, longest rows first, so that little is padding."""
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]) - len(completions[row]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError, DataError, TrainingDiverged
 from rlback.maths import ensembles
-from rlback.models.batching import Ids, Packed, by_length, pack
+from rlback.maths.masking import length_chunks
+from rlback.models.batching import Ids, Packed, pack
 from rlback.models.digests import weights_digest
 from rlback.models.llama_forward import states_at
 from rlback.models.policy import Policy, completion_logits, positions_of
@@ -163,16 +164,16 @@ class RewardModel(nn.Module):
         return (value * mask).sum(-1) / SUM_DIVISOR
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int = 256) -> Tensor:
+    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> Tensor:
         """The score of every row, (b,) float32 without gradient, in the order given: `combine` of the raw ones."""
-        return self.combine(self._raw(prompts, completions, batch_size))
+        return self.combine(self._raw(prompts, completions, max_padded))
 
     @torch.no_grad()
     def member_scores(
-        self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int = 256
+        self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048
     ) -> Tensor:
         """(members, b): each member's own (raw - shift) / scale. Their spread over the members says how sure they are."""
-        return self._standardised(self._raw(prompts, completions, batch_size))
+        return self._standardised(self._raw(prompts, completions, max_padded))
 
     def combine(self, raw: Tensor) -> Tensor:
         """Raw scores, as `forward` gives them, to one score a completion, (b,).
@@ -185,9 +186,10 @@ class RewardModel(nn.Module):
             return standard[0]
         return (self._joint(standard) - self.combined_shift) / self.combined_scale
 
-    def _raw(self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int) -> Tensor:
+    def _raw(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int) -> Tensor:
         scores = torch.zeros(self.shape.members, len(prompts), device=self.device)
-        for rows in by_length(prompts, completions, batch_size):
+        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+        for rows in length_chunks(lengths, max_padded):
             scores[:, rows] = self([prompts[r] for r in rows], [completions[r] for r in rows])
         return scores
 
@@ -202,7 +204,7 @@ class RewardModel(nn.Module):
         return ensembles.uncertainty_weighted(standard, self.shape.uncertainty_weight)
 
     @torch.no_grad()
-    def rescale(self, prompts: Sequence[Ids], completions: Sequence[Ids], batch_size: int = 256) -> None:
+    def rescale(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> None:
         """Set shifts and scales so that `score` has mean 0 and variance 1 on these reference samples.
 
         So has each member of an ensemble; otherwise the lowest score would be that of the member with the lowest
@@ -210,7 +212,7 @@ class RewardModel(nn.Module):
         the same from round to round (Ziegler et al. 2019, arXiv 1909.08593). Raises TrainingDiverged, and leaves
         the model as it was, when scores are not finite or all equal.
         """
-        raw = self._raw(prompts, completions, batch_size).double()
+        raw = self._raw(prompts, completions, max_padded).double()
         where = f"on {len(prompts)} reference samples"
         fits = [mean_and_spread(row, f"{member_name(self, k)} {where}") for k, row in enumerate(raw)]
         means, spreads = (raw.new_tensor(column) for column in zip(*fits, strict=True))
