@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,19 @@ def test_verify_names_the_file(frozen: tuple[Path, DataVersion], damage, named: 
         verify(root, root / "data", version)
 
 
+def test_verify_reads_block_by_block(tmp_path: Path):
+    """A file of 64 MiB is compared with less than 8 MiB of memory."""
+    root = project(tmp_path)
+    os.truncate(root / "data" / "b.jsonl", 64 << 20)
+    scanned = manifests.scan(root / "data")
+    tracemalloc.start()
+    try:
+        verify(root, root / "data", DataVersion(scanned.md5, scanned.sha256, 2, scanned.size))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
 def test_verify_needs_no_manifest_file(frozen: tuple[Path, DataVersion]):
     """Without `.rlback/manifests` the recorded root digest alone still tells good from bad."""
     root, version = frozen
@@ -249,6 +264,42 @@ def test_a_pointer_written_by_dvc_alone_has_no_digest_of_ours(frozen: tuple[Path
     path.write_text("outs: []\n")
     with pytest.raises(DataError, match="pointer"):
         pointer(root, root / "data")
+
+
+@pytest.mark.parametrize("half", ["", "outs:\n- md5: 0123", "outs: {", "\0"])
+def test_a_half_written_pointer_is_written_anew(frozen: tuple[Path, DataVersion], half: str):
+    """What a full disk or a kill inside DVC may leave of the pointer does not stand in the way of freezing."""
+    root, version = frozen
+    (root / "data.dvc").write_text(half)
+    assert freeze(root, root / "data") == version
+    assert pointer(root, root / "data") == version
+
+
+def test_notes_in_a_pointer_are_kept(frozen: tuple[Path, DataVersion]):
+    """A description and fields of others stay when a new version is frozen."""
+    root, _ = frozen
+    path = root / "data.dvc"
+    path.write_text(path.read_text() + "  theirs: 7\ndesc: ours\n")
+    (root / "data" / "b.jsonl").write_text("later")
+    version = freeze(root, root / "data")
+    assert pointer(root, root / "data") == version
+    assert "theirs: 7" in path.read_text()
+    assert "desc: ours" in path.read_text()
+
+
+def test_what_dvc_could_not_copy_is_an_error_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """DVC only logs a failed copy and goes on; freezing raises it, and writes no pointer to what is not there."""
+    root = project(tmp_path / "project")
+
+    def full(source: str, target: str, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", source, None, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dvc_objects.fs.local.copyfile", full)
+        with pytest.raises(DataError, match=r"No space left on device.*\.jsonl"):
+            freeze(root, root / "data")
+    assert pointer(root, root / "data") is None
+    assert freeze(root, root / "data") == pointer(root, root / "data")
 
 
 WORKER = """

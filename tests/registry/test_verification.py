@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from rlback.campaign import machine
+from rlback.config import check_config
+from rlback.data import snapshot
 from rlback.project import Project
+from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_versions
 from rlback.registry.verification import verify
+from tests.conftest import TINY, changed
 
 
 def findings(project: Project) -> list[str]:
@@ -22,7 +31,7 @@ def test_a_finished_campaign_verifies(finished: Project):
     assert result.findings == []
     assert result.events > 30
     assert result.checkpoints >= 5
-    assert result.data_versions == 3
+    assert (result.data_versions, result.sources) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +76,117 @@ def test_a_flipped_byte_an_extra_file_and_a_changed_snapshot_are_named(finished:
     assert "model.safetensors" in found
     assert "more.bin" in found
     assert "labels of tiny up to round 1" in found
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle of a file, whose size and times stay as they were."""
+    times = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda source: flip(source / "one.jsonl"), "one.jsonl has other bytes"),
+    (lambda source: (source / "one.jsonl").unlink(), "one.jsonl is missing"),
+    (lambda source: (source / "more.jsonl").write_text("{}"), "more.jsonl does not belong"),
+    (lambda source: (source / "link").symlink_to("one.jsonl"), "link is a symbolic link"),
+]
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGE)
+def test_source_data_are_compared_with_their_pointer(finished: Project, damage: Callable[[Path], object], named: str):
+    """One byte, a missing, an extra and a linked file in data/ are found and named."""
+    source = finished.data / "visits"
+    (source / "corpus.jsonl").rename(source / "one.jsonl")
+    snapshot.freeze(finished.root, finished.data)
+    assert findings(finished) == []
+    damage(source)
+    (found,) = findings(finished)
+    assert found.startswith("source data: ")
+    assert named in found
+
+
+@pytest.mark.parametrize(("damage", "named"), DAMAGE)
+def test_a_campaigns_frozen_copy_of_the_preferences_is_compared_with_the_ledger(
+    finished: Project, damage: Callable[[Path], object], named: str
+):
+    """The same for the copy of a preference file, whose digests stand in the campaign's own record."""
+    with_pairs(finished)
+    assert findings(finished) == []
+    damage(finished.state / "snapshots" / "people-source")
+    (found,) = findings(finished)
+    assert found.startswith("source data of people: ")
+    assert named in found
+
+
+def with_pairs(project: Project) -> None:
+    """Records the data stage of a campaign on files, its copy under the name one.jsonl."""
+    from rlback.campaign.context import StageResult
+    from rlback.campaign.plan import Step
+
+    frozen = project.state / "snapshots" / "people-source"
+    frozen.mkdir(parents=True)
+    (frozen / "one.jsonl").write_text('{"prompt": "p", "chosen": "x", "rejected": "y"}\n')
+    (frozen / "two.jsonl").write_text("")
+    version = snapshot.freeze(project.root, frozen)
+    output = {"data_version": version.md5, "sha256": version.sha256, "files": 2, "pairs": 1}
+    (project.root / "pairs.jsonl").write_text("{}")
+    tree = changed(name="people", source={"world": None}, labels={"annotators": "human", "initial": 0})
+    inputs = {"pairs": project.root / "pairs.jsonl"}
+    name = machine.start(project, check_config(tree, "people"), Actor("ada", "human"), inputs=inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlback.campaign.stages_labels.run_data", lambda context: StageResult(output))
+        machine.run_step(project, name, Step(0, "data"), MlflowStore(project.root))
+
+
+def test_the_pointer_and_the_manifests_are_not_trusted_blindly(finished: Project):
+    """A lost pointer, a pointer turned to altered data without our sum, and an altered manifest are findings."""
+    pointer, good = finished.root / "data.dvc", (finished.root / "data.dvc").read_text()
+    pointer.unlink()
+    assert findings(finished) == [f"source data: data.dvc is missing, so nothing says what {finished.data} should hold"]
+    pointer.write_text("outs: []")
+    assert "data.dvc is not a pointer" in findings(finished)[0]
+    pointer.write_text(good)
+    assert findings(finished) == []
+    flip(finished.data / "visits" / "corpus.jsonl")
+    (manifest,) = (finished.state / "manifests").glob(f"{snapshot.pointer(finished.root, finished.data).md5}.json")
+    manifest.write_text(manifest.read_text().replace("corpus", "other"))
+    assert "was altered" in findings(finished)[0]
+
+
+def test_a_pointer_of_dvc_alone_is_compared_by_md5(finished: Project):
+    """Without our SHA-256 in data.dvc whole data pass, and a flipped bit is named all the same."""
+    pointer = finished.root / "data.dvc"
+    pointer.write_text(pointer.read_text().partition("meta:")[0])
+    assert findings(finished) == []
+    flip(finished.data / "visits" / "corpus.jsonl")
+    assert "corpus.jsonl has other bytes" in findings(finished)[0]
+
+
+def test_data_that_were_replaced_since_are_looked_for_in_the_cache(finished: Project):
+    """A newer version in data/ is no finding; a damaged cached copy of the version a campaign used is one."""
+    (finished.data / "visits" / "corpus.jsonl").write_text("{}\n")
+    used = snapshot.pointer(finished.root, finished.data)
+    assert used is not None
+    snapshot.freeze(finished.root, finished.data)
+    result = verify(finished, MlflowStore(finished.root))
+    assert (result.findings, result.sources) == ([], 2)
+    copies = sorted((finished.root / ".dvc" / "cache" / "files" / "md5").rglob("*"), key=lambda p: p.stat().st_size)
+    flip(copies[-1])
+    (found,) = findings(finished)
+    assert found.startswith(f"source data {used.md5}: DVC's cached copy of visits/corpus.jsonl")
+
+
+def test_without_data_or_before_they_are_made_there_is_nothing_to_find(finished: Project):
+    """data/ taken away is no finding, and neither is a data/ that a new campaign is about to make."""
+    kept = finished.root / "elsewhere"
+    shutil.move(finished.data, kept)
+    assert findings(finished) == []
+    (finished.data / "visits").mkdir(parents=True)
+    (finished.data / "visits" / "corpus.jsonl").write_text("half")
+    assert findings(finished) != []
+    machine.start(finished, check_config(TINY, "tiny"), Actor("ada", "human"), name="next")
+    assert findings(finished) == []

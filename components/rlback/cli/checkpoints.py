@@ -167,14 +167,17 @@ def verify(options: argparse.Namespace) -> int:
     if options.json:
         findings = [vars(finding) for finding in result.findings]
         body = {"holds": result.holds, "events": result.events, "checkpoints": result.checkpoints,
-                "data_versions": result.data_versions, "findings": findings}  # fmt: skip
+                "data_versions": result.data_versions, "sources": result.sources, "findings": findings}  # fmt: skip
         print(json.dumps(body, indent=2))
         return 0 if result.holds else 5
     for finding in result.findings:
         print(f"{finding.where}: {finding.what}", file=sys.stderr)
         if finding.remedy:
             print(f"    {finding.remedy}", file=sys.stderr)
-    looked = f"{result.events} events, {result.checkpoints} checkpoints, {result.data_versions} label snapshots"
+    looked = (
+        f"{result.events} events, {result.checkpoints} checkpoints, {result.data_versions} label snapshots, "
+        f"{result.sources} versions of source data"
+    )
     if result.holds:
         say(f"The ledger holds: {looked}.")
         return 0

@@ -105,6 +105,12 @@ def _sums(stream: BinaryIO) -> tuple[int, str, str]:
     return size, sha256.hexdigest(), md5.hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, read block by block."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def compare(expected: Manifest, actual: Manifest, what: str, remedy: str) -> None:
     """Compares the files found with those expected; `what` names the place in the message.
 

@@ -107,13 +107,36 @@ def freeze(root: Path, target: Path) -> DataVersion:
 
 
 def verify(root: Path, target: Path, version: DataVersion) -> None:
-    """Reads every file of a directory and compares it with a version.
+    """Reads every file of a directory, block by block, and compares it with a version.
+
+    A version whose pointer was written by DVC alone has no SHA-256 of ours and is compared by MD5.
 
     Raises:
         DataError: names the file that is missing, altered or does not belong there.
     """
     root, target = _inside(root, target)
     _check(root, manifests.scan(target), version, str(target.relative_to(root)), _FILES_REMEDY)
+
+
+def verify_kept(root: Path, version: DataVersion) -> None:
+    """Compares what DVC's cache holds of a version with our manifest, block by block; nothing is fetched.
+
+    Objects that the cache lacks may lie in a remote and are passed over.
+
+    Raises:
+        DataError: names the file whose cached copy is altered, or the manifest that is not this version's.
+    """
+    root = root.resolve()
+    noted = _manifest_path(root, version)
+    if not noted.exists():
+        raise DataError(f"{noted}, the manifest of {version.md5}, is missing", remedy=_FILES_REMEDY)
+    expected = manifests.load(noted)
+    if expected.sha256 != version.sha256:
+        raise DataError(f"{noted} describes other bytes than those that were frozen", remedy=_FILES_REMEDY)
+    for file in expected.files:
+        copy = cached_object(root, file.md5)
+        if copy.is_file() and manifests.sha256_of(copy) != file.sha256:
+            raise DataError(f"DVC's cached copy of {file.path} ({copy}) is altered", remedy=CACHE_REMEDY)
 
 
 def restore(root: Path, version: DataVersion, destination: Path) -> None:
@@ -186,16 +209,17 @@ def pointer(root: Path, target: Path) -> DataVersion | None:
 
 
 def _check(root: Path, actual: Manifest, version: DataVersion, what: str, remedy: str) -> None:
-    if actual.sha256 == version.sha256:
+    if (actual.sha256 == version.sha256) if version.sha256 else (actual.md5 == version.md5):
         return
     noted = _manifest_path(root, version)
     if noted.exists():
         expected = manifests.load(noted)
-        if expected.sha256 == version.sha256:
+        if version.sha256 in ("", expected.sha256):
             manifests.compare(expected, actual, what, remedy)
+    found, wanted = (actual.sha256, version.sha256) if version.sha256 else (actual.md5, version.md5)
     raise DataError(
-        f"{what} is not the version {version.md5}: its root digest is {actual.sha256[:12]}…, not "
-        f"{version.sha256[:12]}… (no manifest of it in {noted.parent}, so the file cannot be named)",
+        f"{what} is not the version {version.md5}: its root digest is {found[:12]}…, not {wanted[:12]}… "
+        f"(no manifest of it in {noted.parent}, so the file cannot be named)",
         remedy=remedy,
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select
 
@@ -12,7 +14,7 @@ from rlback.data import snapshot
 from rlback.errors import CheckpointError, DataError, RegistryError
 from rlback.ledger.chain import check_heads, first_break
 from rlback.ledger.store import Store
-from rlback.ledger.tables import batches, checkpoints, comparisons, decisions, events, gates, labels, stages
+from rlback.ledger.tables import batches, campaigns, checkpoints, comparisons, decisions, events, gates, labels, stages
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.records import digest_of
@@ -36,6 +38,7 @@ class Verification:
     events: int
     checkpoints: int
     data_versions: int
+    sources: int
     findings: list[Finding]
 
     @property
@@ -48,30 +51,31 @@ def verify(
 ) -> Verification:
     """Checks everything; without a mirror only what the database itself can show.
 
-    A half-finished operation of a running or killed process is no finding: `advance` finishes it.
+    Files are read block by block. A half-finished operation of a running or killed process is no finding:
+    `advance` finishes it.
     """
     store = project.store
     findings = [*_chain(store), *_rows(store)]
-    held = store.rows(select(checkpoints)) if mirror is not None else []
-    snapshots = _snapshots(store) if mirror is not None else []
-    total = len(held) + len(snapshots)
-    for done, row in enumerate(held):
+    if mirror is None:
+        return Verification(store.event_count(), 0, 0, 0, findings)
+    held, snapshots, sources = store.rows(select(checkpoints)), _snapshots(store), _sources(project)
+    checks: list[tuple[str, Callable[[], object]]] = [
+        (f"checkpoint {row.digest[:12]}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
+        for row in held
+    ]
+    checks += [
+        (where, partial(snapshot.verify, project.root, project.root / path, version)) for where, path, version in snapshots
+    ]
+    checks += sources
+    for done, (where, check) in enumerate(checks, 1):
         try:
-            verify_checkpoint(project.absolute(row.location), row.digest)
-        except CheckpointError as error:
-            findings.append(Finding(f"checkpoint {row.digest[:12]}", error.message, error.remedy or ""))
-        if report:
-            report(done + 1, total, {})
-    for done, (where, path, version) in enumerate(snapshots):
-        try:
-            snapshot.verify(project.root, project.root / path, version)
-        except DataError as error:
+            check()
+        except (CheckpointError, DataError) as error:
             findings.append(Finding(where, error.message, error.remedy or ""))
         if report:
-            report(len(held) + done + 1, total, {})
-    if mirror is not None:
-        findings += _registry(store, mirror)
-    return Verification(store.event_count(), len(held), len(snapshots), findings)
+            report(done, len(checks), {})
+    findings += _registry(store, mirror)
+    return Verification(store.event_count(), len(held), len(snapshots), len(sources), findings)
 
 
 def _chain(store: Store) -> Iterator[Finding]:
@@ -183,3 +187,45 @@ def _snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
         version = snapshot.DataVersion(output["md5"], output["sha256"], output["files"], output["size"])
         found.append((f"labels of {row.campaign} up to round {row.round}", output["path"], version))
     return found
+
+
+def _sources(project: Project) -> list[tuple[str, Callable[[], object]]]:
+    """What campaigns learnt from, as (where, check): data/ against its pointer, and each campaign's frozen copy.
+
+    A world's data lie in data/. What a campaign used of it and what has been replaced there since is looked for
+    in DVC's cache.
+    """
+    root, found = project.root, []
+    world: dict[str, snapshot.DataVersion] = {}
+    for row in project.store.rows(select(stages).where(stages.c.stage == "data").order_by(stages.c.finished)):
+        output = json.loads(row.output)
+        version = snapshot.DataVersion(output["data_version"], output["sha256"], output["files"], 0)
+        if "pairs" in output:
+            frozen = project.state / "snapshots" / f"{row.campaign}-source"
+            found.append((f"source data of {row.campaign}", partial(snapshot.verify, root, frozen, version)))
+        else:
+            world[version.md5] = version
+    pointed = None
+    if project.data.is_dir() and not _data_is_due(project.store):
+        with suppress(DataError):  # the check says so
+            pointed = snapshot.pointer(root, project.data)
+        if world or project.data.with_name("data.dvc").exists():
+            found.append(("source data", partial(_verify_data, project)))
+    replaced = [version for md5, version in world.items() if pointed is None or pointed.md5 != md5]
+    return found + [(f"source data {v.md5}", partial(snapshot.verify_kept, root, v)) for v in replaced]
+
+
+def _data_is_due(store: Store) -> bool:
+    """Whether an active campaign of a world has yet to make data/ and freeze it."""
+    made = {row.campaign for row in store.rows(select(stages.c.campaign).where(stages.c.stage == "data"))}
+    active = store.rows(select(campaigns.c.name, campaigns.c.config).where(campaigns.c.state == "active"))
+    return any(row.name not in made and json.loads(row.config)["source"]["world"] is not None for row in active)
+
+
+def _verify_data(project: Project) -> None:
+    version = snapshot.pointer(project.root, project.data)
+    if version is None:
+        raise DataError(
+            f"data.dvc is missing, so nothing says what {project.data} should hold", remedy="restore it from git or a backup"
+        )
+    snapshot.verify(project.root, project.data, version)
