@@ -16,13 +16,21 @@ def test_load_world_gives_the_one_object():
     assert (VISITS.name, len(VISITS.vocabulary), VISITS.completion_limit) == ("visits", 118, 48)
 
 
-@pytest.mark.parametrize("name", ["visit", "Visits", "", "sentiment"])
-def test_an_unknown_world_names_the_nearest(name):
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("visit", "visits"), ("Visits", "visits"), ("segment", "segments"), ("sentiments", "segments")]
+)
+def test_an_unknown_world_names_the_nearest(name, nearest):
     """A misspelt world is refused with the nearest valid name."""
     with pytest.raises(ConfigError) as caught:
         load_world(name)
     assert repr(name) in caught.value.message
-    assert "`visits`" in caught.value.remedy
+    assert f"`{nearest}`" in caught.value.remedy
+
+
+def test_an_empty_name_is_refused():
+    """No name is no world either."""
+    with pytest.raises(ConfigError, match="no world ''"):
+        load_world("")
 
 
 def test_the_world_speaks_for_its_modules(tmp_path):
@@ -41,7 +49,9 @@ def test_the_world_speaks_for_its_modules(tmp_path):
         "unfinished": 1.0,
     }
     assert set(counts) == set(visits_gold.Features.__dataclass_fields__)
+    assert VISITS.render(PROMPT, REVIEW) == REVIEW
     VISITS.write_data(tmp_path)
+    assert VISITS.read_corpus(tmp_path)[:5] == visits.examples(0, 5)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "corpus.jsonl",
         "prompts-eval.jsonl",

@@ -1,4 +1,4 @@
-"""Controlled text worlds with a known gold reward, and simulated annotators."""
+"""Controlled worlds with a known gold reward, and simulated annotators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from rlback.worlds.protocol import World
 
 # name -> (module, object); modules are imported when a world is asked for.
-_WORLDS = {"visits": ("rlback.worlds.visits_world", "VISITS")}
+_WORLDS = {
+    "visits": ("rlback.worlds.visits_world", "VISITS"),
+    "segments": ("rlback.worlds.segments_world", "SEGMENTS"),
+}
 
 
 def load_world(name: str) -> World:

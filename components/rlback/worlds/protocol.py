@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlback.worlds.visits import Example, Split
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from rlback.environments.protocol import Environment
+
 
 class World(Protocol):
-    """A text world with a known gold reward. All randomness comes from the seeds given."""
+    """A world with a known gold reward. What happens in it is written in words, whether or not they are a language.
+
+    All randomness comes from the seeds given.
+    """
 
     @property
     def name(self) -> str:
@@ -42,5 +50,14 @@ class World(Protocol):
     def describe(self, prompt: str, completion: str, finished: bool) -> str:
         """One short plain sentence on what is right and wrong in a completion."""
 
+    def render(self, prompt: str, completion: str) -> str:
+        """A completion as whoever labels it is shown it."""
+
+    def environment(self, tokenizer: PreTrainedTokenizerFast) -> Environment[Any] | None:
+        """What answers the policy between its turns, or None where a completion is the policy's alone."""
+
     def write_data(self, directory: Path, seed: int = 0) -> None:
         """Write the corpus and the prompts of every split, byte for byte the same for the same seed."""
+
+    def read_corpus(self, directory: Path) -> list[Example]:
+        """The corpus that `write_data` wrote. Raises DataError naming the file and line of whatever is wrong."""

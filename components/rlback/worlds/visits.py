@@ -10,8 +10,7 @@ promises to keep, so the data come out byte for byte the same on any machine.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import permutations, product
@@ -21,6 +20,7 @@ from typing import Literal, TypeVar
 
 from rlback.errors import DataError
 from rlback.records import seed_of
+from rlback.worlds.files import read_lines, write_lines
 
 Split = Literal["train", "gate", "eval"]
 T = TypeVar("T")
@@ -270,53 +270,18 @@ def write_data(directory: Path, seed: int = 0) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     corpus = ({"prompt": e.prompt, "completion": e.completion} for e in examples(seed, CORPUS_SIZE))
-    _write_lines(directory / "corpus.jsonl", corpus)
+    write_lines(directory / "corpus.jsonl", corpus)
     for split in SPLIT_SHARES:
         rows = ({"prompt": prompt} for prompt in prompts(seed, split_size(split), split))
-        _write_lines(directory / f"prompts-{split}.jsonl", rows)
+        write_lines(directory / f"prompts-{split}.jsonl", rows)
 
 
 def read_examples(path: Path) -> list[Example]:
     """The examples of a corpus file. Raises DataError naming the file and line of whatever is wrong."""
-    return [Example(row["prompt"], row["completion"]) for row in _read_lines(path, ("prompt", "completion"))]
+    rows = read_lines(path, ("prompt", "completion"), parse_prompt)
+    return [Example(row["prompt"], row["completion"]) for row in rows]
 
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a prompt file. Raises DataError naming the file and line of whatever is wrong."""
-    return [row["prompt"] for row in _read_lines(path, ("prompt",))]
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-
-
-def _read_lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", remedy="write the world's data again with its write_data"
-        ) from None
-    rows = []
-    # Not splitlines(): JSON texts may hold other characters that it takes for line ends.
-    lines = text.removesuffix("\n").split("\n") if text else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _bad_line(path, number, f"is not JSON ({error.msg})") from None
-        if not isinstance(row, dict) or set(row) != set(keys) or {type(v) for v in row.values()} != {str}:
-            raise _bad_line(path, number, f"must be an object of texts with the keys {', '.join(keys)}")
-        try:
-            parse_prompt(row["prompt"])
-        except DataError as error:
-            raise _bad_line(path, number, f"holds no valid prompt: {error.message}") from None
-        rows.append(row)
-    return rows
-
-
-def _bad_line(path: Path, number: int, what: str) -> DataError:
-    return DataError(
-        f"{path}, line {number}: {what}", remedy="correct the line, or write the world's data again"
-    )
+    return [row["prompt"] for row in read_lines(path, ("prompt",), parse_prompt)]

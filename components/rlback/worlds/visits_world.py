@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlback.worlds import visits, visits_gold
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,17 @@ class VisitsWorld:
     def describe(self, prompt: str, completion: str, finished: bool) -> str:
         return visits_gold.describe(visits_gold.features(prompt, completion, finished))
 
+    def render(self, prompt: str, completion: str) -> str:
+        return completion
+
+    def environment(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        return None
+
     def write_data(self, directory: Path, seed: int = 0) -> None:
         visits.write_data(directory, seed)
+
+    def read_corpus(self, directory: Path) -> list[visits.Example]:
+        return visits.read_examples(directory / "corpus.jsonl")
 
 
 VISITS = VisitsWorld()

@@ -1,0 +1,180 @@
+"""Episodes: completions that a policy and an environment write in turns, token by token in one batch.
+
+All rows grow in step in the ordinary sampler, whoever writes: a row that waits for its environment's tokens takes
+one of them per step, so no conversation is read twice and rows need not be in the same turn. An environment's token
+costs a decoding step as the policy's does; answers are expected to be short.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlback.environments.protocol import Environment, Judged
+from rlback.errors import ConfigError, DataError
+from rlback.models.policy import Policy, positions_of
+from rlback.models.sampler import Placed, Samples, check_request, grow
+from rlback.records import digest_of, seed_of
+
+S = TypeVar("S")
+
+
+@dataclass
+class Episodes(Samples):
+    """Samples whose mask leaves out what the environment wrote.
+
+    states: the environment's state after the last answered turn of each row. turns: answered turns of each row.
+    `finished` says that the environment ended the episode and all it said stands there; a row that ran out of tokens,
+    positions or turns did not finish.
+    """
+
+    states: list[Any]
+    turns: list[int]
+
+
+def sample_episodes(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    environment: Environment[Any],
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    samples_per_prompt: int = 1,
+    first_row: int = 0,
+    batch_size: int = 256,
+) -> Episodes:
+    """`samples_per_prompt` episodes for each prompt, rows grouped by prompt, in the order given.
+
+    A completion holds at most `max_new_tokens` tokens, the environment's included, and together with its prompt at
+    most the model's positions. A row's random numbers, and the seed that its environment gets, come from `seed` and the
+    row's number alone (`first_row` on, see `models.sampler.sample`): neither what the other rows hold nor `batch_size`
+    changes an episode, up to rounding of the logits. With the environment fixed (functools.partial) this takes the
+    place of `sample`, and with one that ends every episode at the end token it draws the very same.
+
+    Raises ConfigError for a temperature or count that is not positive and for an environment that answers with an id
+    that the model does not have, DataError for an empty prompt or one that leaves no room.
+    """
+    check_request(
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        samples_per_prompt=samples_per_prompt,
+        batch_size=batch_size,
+    )
+    limit = positions_of(policy.model)
+    for number, prompt in enumerate(prompts):
+        if limit is not None and len(prompt) >= limit:
+            raise DataError(
+                f"prompt {number} has {len(prompt)} tokens, which fill the model's {limit} positions",
+                remedy="shorten the prompt or raise max_positions",
+            )
+    rows = [tuple(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
+    draw = torch.Generator().manual_seed(seed)
+    uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    talks = [
+        _Episode(environment, row, seed_of(seed, "environment", number), vocabulary)
+        for number, row in enumerate(rows, start=first_row)
+    ]
+    grown = grow(
+        policy,
+        rows,
+        uniforms,
+        room=[max_new_tokens if limit is None else min(max_new_tokens, limit - len(row)) for row in rows],
+        temperature=temperature,
+        batch_size=batch_size,
+        place=lambda row, token: talks[row].place(token),
+    )
+    return Episodes(**vars(grown), states=[talk.state for talk in talks], turns=[talk.turns for talk in talks])
+
+
+class _Episode(Generic[S]):
+    """One row under way: the state, the turn so far and the environment's tokens that are still to come."""
+
+    def __init__(self, environment: Environment[S], prompt: Sequence[int], seed: int, vocabulary: int | None) -> None:
+        self.environment, self.vocabulary = environment, vocabulary
+        self.state = environment.begin(tuple(prompt), seed)
+        self.turns = 0
+        self._turn: list[int] = []
+        self._coming: deque[int] = deque()
+        self._last, self._done = False, False  # no turn comes after what is coming; by the environment's word
+
+    def place(self, token: int) -> Placed:
+        """The next token of the row, `token` where it is the policy's turn."""
+        if self._coming:
+            written = self._coming.popleft()
+            over = self._last and not self._coming
+            return Placed(written, False, over, over and self._done)
+        self._turn.append(token)
+        if token in self.environment.stop or len(self._turn) >= self.environment.turn_tokens:
+            self._answer()
+        over = self._last and not self._coming
+        return Placed(token, True, over, over and self._done)
+
+    def _answer(self) -> None:
+        reply = self.environment.answer(self.state, tuple(self._turn))
+        for token in reply.tokens:
+            if self.vocabulary is not None and not 0 <= token < self.vocabulary:
+                raise ConfigError(
+                    f"environment {self.environment.name} answers with token {token}; the policy has "
+                    f"{self.vocabulary} tokens",
+                    remedy="build the environment from the policy's own tokenizer",
+                )
+        self.state, self._turn, self.turns = reply.state, [], self.turns + 1
+        self._coming.extend(reply.tokens)
+        self._done = reply.done
+        self._last = reply.done or self.turns >= self.environment.max_turns
+
+
+@dataclass(frozen=True)
+class Replayed(Generic[S]):
+    """What a stored episode says: the state it ends in, who wrote each token (True: the policy), whether it ended."""
+
+    state: S
+    mask: tuple[bool, ...]
+    finished: bool
+
+
+def replay(environment: Environment[S], prompt: Sequence[int], completion: Sequence[int], seed: int = 0) -> Replayed[S]:
+    """Goes through a completion token by token, with the environment answering again.
+
+    `seed` matters only to an environment that uses the one it is given. Raises DataError where the environment says
+    something else than stands there, or the completion goes on after its end: it is no episode of this environment.
+    """
+    talk = _Episode(environment, prompt, seed, None)
+    mask: list[bool] = []
+    over = finished = False
+    for place, token in enumerate(completion):
+        placed = None if over else talk.place(token)
+        if placed is None or placed.token != token:
+            said = "has ended" if placed is None else f"answers {placed.token}"
+            raise DataError(
+                f"token {place} of the completion is {token} where environment {environment.name} {said}",
+                remedy="replay it with the environment and the seed that it was sampled with",
+            )
+        mask.append(placed.chosen)
+        over, finished = placed.over, placed.finished
+    return Replayed(talk.state, tuple(mask), finished)
+
+
+@dataclass(frozen=True)
+class OutcomeScorer:
+    """Scores completions by the outcome reward of an environment without chance, by replaying them."""
+
+    environment: Judged[Any]
+    graded: bool = False
+
+    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+        """(b,) float32 outcome of each episode. Raises DataError for a completion that is no episode."""
+        ends = [replay(self.environment, p, c).state for p, c in zip(prompts, completions, strict=True)]
+        return torch.tensor([self.environment.outcome(state) for state in ends], dtype=torch.float32)
+
+    def identity(self) -> str:
+        """A digest of the environment's lineage."""
+        return digest_of(["outcome", self.environment.lineage()])
