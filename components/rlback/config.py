@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 from rlback.errors import ConfigError
 from rlback.settings import (
     AdapterConfig,
+    DPOConfig,
     GRPOConfig,
     ModelShape,
     OnlineDPOConfig,
@@ -27,8 +29,17 @@ from rlback.settings import (
     SupervisedConfig,
 )
 
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
+class DPOCampaign(DPOConfig):
+    """Offline DPO in a campaign, which samples from its candidates too."""
+
+    max_new_tokens: int = Field(gt=0)
+    temperature: float = Field(1.0, gt=0)
+
+
 #: How a policy is optimised, by the name that `optimise.method` gives; without one it is RLOO.
-METHODS = {"rloo": RLOOConfig, "grpo": GRPOConfig, "ppo": PPOConfig, "online_dpo": OnlineDPOConfig}
+METHODS = {"rloo": RLOOConfig, "grpo": GRPOConfig, "ppo": PPOConfig, "online_dpo": OnlineDPOConfig, "dpo": DPOCampaign}
 
 
 def _method(part: Any) -> Any:
@@ -39,7 +50,8 @@ OptimiseConfig = Annotated[
     Annotated[RLOOConfig, Tag("rloo")]
     | Annotated[GRPOConfig, Tag("grpo")]
     | Annotated[PPOConfig, Tag("ppo")]
-    | Annotated[OnlineDPOConfig, Tag("online_dpo")],
+    | Annotated[OnlineDPOConfig, Tag("online_dpo")]
+    | Annotated[DPOCampaign, Tag("dpo")],
     Discriminator(_method),
 ]
 
@@ -91,6 +103,39 @@ class RewardModelConfig(_Part):
     shorter_weight: float = Field(1.0, gt=0)
 
 
+class OutcomeConfig(_Part):
+    """An automated outcome reward: a Python function of (prompt, completion), or a command that reads JSON lines.
+
+    `function`: FILE.py:NAME, relative to the project. `command`: its words; it gets a line {"prompt", "completion"}
+    a completion and prints a number each.
+    """
+
+    function: str | None = Field(None, pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")
+    command: tuple[str, ...] | None = Field(None, min_length=1)
+    timeout_s: float = Field(300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> OutcomeConfig:
+        if (self.function is None) == (self.command is None):
+            raise ValueError("an outcome reward is either a function or a command")
+        return self
+
+    @property
+    def shown(self) -> str:
+        """How messages and lineages call it."""
+        return self.function or " ".join(self.command or ())
+
+
+def _kind_of_scores(part: Any) -> str:
+    return "outcome" if isinstance(part, dict | OutcomeConfig) else "name"
+
+
+ScoresConfig = Annotated[
+    Annotated[Literal["reward_model", "annotators"], Tag("name")] | Annotated[OutcomeConfig, Tag("outcome")],
+    Discriminator(_kind_of_scores),
+]
+
+
 class LabelsConfig(_Part):
     """How many comparisons are labelled, and by whom."""
 
@@ -137,10 +182,17 @@ class CampaignConfig(_Part):
     base: BaseConfig
     reward_model: RewardModelConfig
     optimise: OptimiseConfig
+    # What a completion is worth to the optimiser. `annotators`: direct RL from labels, without a reward model.
+    scores: ScoresConfig = "reward_model"
     adapter: AdapterConfig | None = None  # train a low-rank adapter on the frozen base instead of all weights
     labels: LabelsConfig
     gate: GateConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def fits_reward_models(self) -> bool:
+        """Whether this method learns a reward model at all."""
+        return self.scores == "reward_model" and not isinstance(self.optimise, DPOCampaign)
 
     @model_validator(mode="after")
     def _fits_together(self) -> CampaignConfig:
@@ -148,8 +200,13 @@ class CampaignConfig(_Part):
             raise ValueError("a gate needs evidence: set labels.cross above 0, or gate.approver: always")
         if self.source.world is None and self.labels.annotators == "simulated":
             raise ValueError("labels.annotators: simulated needs source.world; real preferences need human")
-        if self.source.world is not None and self.labels.initial == 0:
-            raise ValueError("labels.initial must be above 0 in a world: the first reward model learns from them")
+        learns = self.fits_reward_models or isinstance(self.optimise, DPOCampaign)
+        if self.source.world is not None and self.labels.initial == 0 and learns:
+            raise ValueError("labels.initial must be above 0 in a world: the first reward model, or DPO, learns from them")
+        if self.scores == "annotators" and self.labels.annotators != "simulated":
+            raise ValueError("scores: annotators asks for a verdict in every step, so labels.annotators must be simulated")
+        if isinstance(self.optimise, DPOCampaign) and self.scores != "reward_model":
+            raise ValueError("optimise.method: dpo learns from pairs and asks for no scores; leave scores out")
         if self.policy in ("latest",) or (self.policy[0] == "v" and self.policy[1:].isdigit()):
             raise ValueError(f"policy: {self.policy!r} is a reserved name")
         return self
@@ -194,12 +251,13 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
 
 def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     location = [str(part) for part in error["loc"]]
-    method = location[1] if location[0] == "optimise" and len(location) > 1 and location[1] in METHODS else None
-    if method:
-        del location[1]  # pydantic names the member of the union too; a file has no such level
+    member = location[1] if len(location) > 1 and location[0] in ("optimise", "scores") else None
+    union = {**METHODS, "outcome": OutcomeConfig, "name": None}
+    if member in union:
+        del location[1]  # pydantic names the member of a union too; a file has no such level
     dotted = ".".join(location)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        valid = list(METHODS[method].__pydantic_fields__) if method else _valid_keys(location[:-1])
+        valid = list(union[member].__pydantic_fields__) if member in union else _valid_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"
         return f"{place}: unknown key `{dotted}`{tail}", remedy

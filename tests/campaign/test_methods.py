@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from rlback.campaign import machine
@@ -43,6 +45,56 @@ def test_a_campaign_runs_with_every_method(project: Project, settings: dict[str,
     assert [recorded[(r, "optimise", 1)]["steps"] for r in (1, 2)] == [4, 4]
     assert recorded[(1, "settle", 1)]["decision"] in ("approved", "declined")
     assert verify(project, MlflowStore(project.root)).holds
+
+
+def test_dpo_learns_from_pairs_alone(project: Project) -> None:
+    """No reward model is fitted; every round takes all labels so far; evidence has no reward model in it."""
+    dpo = {"method": "dpo", "lr": 0.001, "beta": 0.1, "batch": 8, "max_new_tokens": 24, "checkpoint_every": 1}
+    tree = changed()
+    tree["optimise"] = dpo
+    name = machine.start(project, check_config(tree, "tiny"), ADA)
+    machine.advance(project, name)
+    recorded = load_recorded(project, name)
+    assert [stage for (_, stage, _) in recorded if stage == "fit_reward"] == []
+    pairs = [recorded[(r, "optimise", 1)]["pairs"] for r in (1, 2)]
+    assert 0 < pairs[0] < pairs[1]
+    assert recorded[(1, "evaluate", 1)]["statistics"]["agreement_cross"] is None
+    assert recorded[(1, "evaluate", 1)]["measured"]["proxy"] is None
+    assert len(recorded[(1, "optimise", 1)]["step_checkpoints"]) == recorded[(1, "optimise", 1)]["steps"] - 1
+    assert verify(project, MlflowStore(project.root)).holds
+
+
+def test_direct_rl_needs_no_reward_model(project: Project) -> None:
+    """Annotators give every step's verdicts; no labels beforehand, no reward model, and a lineage that says so."""
+    recorded = run(project, scores="annotators", labels={"initial": 0})
+    assert {stage for (_, stage, _) in recorded} >= {"optimise", "evaluate", "settle"}
+    assert [stage for (_, stage, _) in recorded if stage == "fit_reward"] == []
+    assert -1 <= recorded[(1, "optimise", 1)]["proxy_last"] <= 1
+    assert verify(project, MlflowStore(project.root)).holds
+
+
+@pytest.mark.parametrize("kind", ["function", "command"])
+def test_an_outcome_scores_the_completions(project: Project, kind: str) -> None:
+    """A function in a file of the project, or a command: every completion is worth one half."""
+    (project.root / "grade.py").write_text("def worth(prompt: str, completion: str) -> float:\n    return 0.5\n")
+    code = "import sys\nfor line in sys.stdin: print(0.5)"
+    scores = {"function": "grade.py:worth"} if kind == "function" else {"command": [sys.executable, "-c", code]}
+    recorded = run(project, scores=scores, labels={"initial": 0}, rounds=1)
+    assert recorded[(1, "optimise", 1)]["proxy_last"] == 0.5
+    (candidate,) = [v for v in list_versions(project.store, "policy") if v.status != "base"]
+    assert (kind == "command") == (candidate.lineage["scores"]["sha256"] is None)
+    assert verify(project, MlflowStore(project.root)).holds
+
+
+def test_a_missing_outcome_is_named(project: Project) -> None:
+    """A file that is not there, a name that is not in it, and both kinds at once."""
+    with pytest.raises(ConfigError, match=r"no file .*absent\.py"):
+        run(project, scores={"function": "absent.py:worth"}, labels={"initial": 0})
+    (project.root / "grade.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="no function worth"):
+        run(project, scores={"function": "grade.py:worth"}, labels={"initial": 0})
+    with pytest.raises(ConfigError, match="either a function or a command"):
+        check_config(changed(scores={"function": "grade.py:worth", "command": ["true"]}), "tiny")
 
 
 def test_rounds_from_one_checkpoint_start_in_one_state(project: Project) -> None:

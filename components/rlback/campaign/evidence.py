@@ -24,7 +24,8 @@ def evidence_rows(gate: Gate) -> list[tuple[str, str, str]]:
                 f"{'at least' if passed else 'below'} {rule:.2f}, the threshold set for this campaign",
             )
         )
-        rows.append(("reward model agrees, candidate vs start", _share(found["agreement_cross"]), ""))
+        if found["agreement_cross"]:
+            rows.append(("reward model agrees, candidate vs start", _share(found["agreement_cross"]), ""))
         if found["agreement_inside"]:
             rows.append(("reward model agrees, inside candidate", _share(found["agreement_inside"]), ""))
         if found["overclaim"] is not None:
@@ -34,7 +35,8 @@ def evidence_rows(gate: Gate) -> list[tuple[str, str, str]]:
     measured = evidence["measured"]
     rows.append(("KL from start, nats a completion", f"{measured['kl_ref']:.1f}", ""))
     rows.append(("KL from base", f"{measured['kl_base']:.1f}", ""))
-    rows.append(("proxy reward", f"{measured['proxy']:.2f}", "standard deviations above base samples"))
+    if measured["proxy"] is not None:
+        rows.append(("proxy reward", f"{measured['proxy']:.2f}", "standard deviations above base samples"))
     rows.append(("completions that ended", f"{measured['finished']:.0%}", ""))
     return rows
 

@@ -273,7 +273,7 @@ def label_count(project: Project, name: str) -> int:
 
 
 def _stage(name: str) -> Callable[[Context], StageResult]:
-    from rlback.campaign import stages_gate, stages_labels, stages_train
+    from rlback.campaign import stages_gate, stages_labels, stages_optimise, stages_train
 
     return {
         "data": stages_labels.run_data,
@@ -282,7 +282,7 @@ def _stage(name: str) -> Callable[[Context], StageResult]:
         "label": stages_labels.run_label,
         "snapshot": stages_labels.run_snapshot,
         "fit_reward": stages_train.run_fit_reward,
-        "optimise": stages_train.run_optimise,
+        "optimise": stages_optimise.run_optimise,
         "evaluate": stages_gate.run_evaluate,
         "decide": stages_gate.run_decide,
         "settle": stages_gate.run_settle,

@@ -57,10 +57,10 @@ def stages_of_round(config: CampaignConfig, round_: int) -> list[str]:
     """The stages a round passes when no more labels are asked for, in order."""
     if round_ == 0:
         labelled = ["sample", "label"] if config.labels.initial else []
-        return ["data", "base", *labelled, "snapshot", "fit_reward"]
+        return ["data", "base", *labelled, "snapshot", *(["fit_reward"] if config.fits_reward_models else [])]
     labelled = ["sample", "label"] if _labels_a_round(config) else []
     after = ["snapshot"] if labelled else []
-    if config.refresh and round_ < config.rounds:
+    if config.fits_reward_models and config.refresh and round_ < config.rounds:
         after.append("fit_reward")
     return ["optimise", *labelled, "evaluate", "decide", "settle", *after]
 
@@ -98,6 +98,6 @@ def _due(config: CampaignConfig, recorded: Recorded) -> Iterator[Step | Finished
         approved += recorded.get((round_, "settle", 1), {}).get("decision") == "approved"
         if config.stop_after_approvals and approved >= config.stop_after_approvals:
             yield Finished(f"{approved} candidate{'s' * (approved > 1)} approved, as many as were asked for")
-        if config.refresh and round_ < config.rounds and labelled and not diverged:
+        if config.fits_reward_models and config.refresh and round_ < config.rounds and labelled and not diverged:
             yield Step(round_, "fit_reward")
     yield Finished(f"all {config.rounds} rounds are done")

@@ -15,7 +15,7 @@ from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
 from rlback.labelling.batches import Label, Stored, counting_labels, labels_digest, stored
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns
-from rlback.records import SYSTEM, Actor, Comparison, Verdict, digest_of, seed_of
+from rlback.records import SYSTEM, Actor, Comparison, digest_of, seed_of
 from rlback.registry.gates import decide, find_gate, gate_id, open_gate
 from rlback.registry.operations import decline, get_version, promote
 
@@ -52,7 +52,7 @@ def _evidence(context: Context) -> dict[str, Any]:
         "attempt": context.step.attempt,
         "candidate": {"address": candidate.address, "digest": candidate.digest},
         "start": {"address": start.address, "digest": start.digest},
-        "reward_model": context.reward_digest,
+        "reward_model": context.reward_digest if context.config.fits_reward_models else None,
         "labels": {
             "count": len(labels),
             "digest": labels_digest(labels),
@@ -76,6 +76,30 @@ def _labelled(context: Context) -> tuple[dict[str, Stored], list[Label]]:
 
 
 def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Label]) -> dict[str, Any]:
+    def of(source: str) -> list[Label]:
+        return [label for label in labels if items[label.comparison].comparison.source == source]
+
+    cross, inside = of("cross"), of("inside")
+    cross_verdicts, inside_verdicts = ([label.verdict for label in kept] for kept in (cross, inside))
+    agreed: dict[str, Any] = dict.fromkeys(("agreement_cross", "agreement_inside", "overclaim"))
+    if context.config.fits_reward_models:
+        margins, scale = _reward_margins(context, items)
+        cross_margins, inside_margins = ([margins[label.comparison] for label in kept] for kept in (cross, inside))
+        agreed = {
+            "agreement_cross": asdict(agreement(cross_verdicts, cross_margins)),
+            "agreement_inside": asdict(agreement(inside_verdicts, inside_margins)) if inside else None,
+            "overclaim": overclaim(cross_verdicts, [margin * scale for margin in cross_margins]),
+        }
+    return {
+        "win_rate": asdict(win_rate(cross_verdicts)),
+        **agreed,
+        "skips": sum(verdict == "skip" for verdict in (*cross_verdicts, *inside_verdicts)),
+        "ties": sum(verdict == "tie" for verdict in (*cross_verdicts, *inside_verdicts)),
+    }
+
+
+def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[str, float], float]:
+    """Score of side a less that of side b for each comparison, and what makes a Bradley-Terry log-odds of it."""
     from rlback.models.tokenizers import encode_prompt
 
     model = context.load_reward_model(context.reward_digest)
@@ -87,23 +111,8 @@ def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Lab
         return model.score(prompts, [getattr(items[i].comparison, side).ids for i in order]).tolist()
 
     margins = dict(zip(order, (a - b for a, b in zip(scores("a"), scores("b"), strict=True)), strict=True))
-    # Bradley-Terry log-odds are differences of raw scores; the standardised ones are divided by the scale.
-    scale = float(model.scale)
-
-    def of(source: str) -> tuple[list[Verdict], list[float]]:
-        kept = [label for label in labels if items[label.comparison].comparison.source == source]
-        return [label.verdict for label in kept], [margins[label.comparison] for label in kept]
-
-    cross_verdicts, cross_margins = of("cross")
-    inside_verdicts, inside_margins = of("inside")
-    return {
-        "win_rate": asdict(win_rate(cross_verdicts)),
-        "agreement_cross": asdict(agreement(cross_verdicts, cross_margins)),
-        "agreement_inside": asdict(agreement(inside_verdicts, inside_margins)) if inside_verdicts else None,
-        "overclaim": overclaim(cross_verdicts, [margin * scale for margin in cross_margins]),
-        "skips": sum(verdict == "skip" for verdict in (*cross_verdicts, *inside_verdicts)),
-        "ties": sum(verdict == "tie" for verdict in (*cross_verdicts, *inside_verdicts)),
-    }
+    # Log-odds are differences of raw scores; the standardised ones are divided by the scale.
+    return margins, model.raw_scale
 
 
 def _samples(items: dict[str, Stored]) -> list[dict[str, Any]]:
@@ -126,7 +135,9 @@ def _measure(context: Context) -> dict[str, Any]:
     policy = context.load_policy(context.candidate)
     drawn = sample_completions(policy, prompts, config=config, seed=seed_of(config.seed, "eval samples"))
     tokens, ids = [encode_prompt(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
-    reward_model = context.load_reward_model(context.reward_digest)
+    proxy = None
+    if context.config.fits_reward_models:
+        proxy = float(context.load_reward_model(context.reward_digest).score(tokens, ids).mean())
 
     @torch.no_grad()
     def log_probability(which: Any) -> torch.Tensor:
@@ -146,7 +157,7 @@ def _measure(context: Context) -> dict[str, Any]:
     if source.gold is not None:
         gold = statistics.fmean(source.gold(p, c.text, c.finished) for p, c in zip(prompts, drawn, strict=True))
     return {
-        "proxy": float(reward_model.score(tokens, ids).mean()),
+        "proxy": proxy,
         "gold": gold,
         **kl,
         "finished": sum(c.finished for c in drawn) / len(drawn),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -22,6 +23,9 @@ from rlback.labelling.batches import (
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import batches
 from rlback.records import SYSTEM, Actor, Comparison, seed_of
+
+if TYPE_CHECKING:
+    from rlback.worlds.annotators import SimulatedAnnotator
 
 
 def run_data(context: Context) -> StageResult:
@@ -83,17 +87,8 @@ def run_label(context: Context) -> StageResult:
         return StageResult(_labelled(id_, len(given), labels_digest(given)))
 
     from rlback.labelling.batches import Label
-    from rlback.worlds.annotators import SimulatedAnnotator
 
-    settings = context.config.labels
-    assert context.source.gold is not None
-    annotator = SimulatedAnnotator(
-        "sim-annotator",
-        context.source.gold,
-        temperature=settings.temperature,
-        lapse=settings.lapse,
-        hype_bias=settings.hype_bias,
-    )
+    annotator = simulated_annotator(context)
     rng = random.Random(context.seed("sides"))
     verdicts = [
         (item.id, annotator.verdict(item.comparison, context.seed(f"verdict {item.position}")), rng.choice("ab"))
@@ -107,6 +102,21 @@ def run_label(context: Context) -> StageResult:
         )
 
     return StageResult(_labelled(id_, len(verdicts), digest), record)
+
+
+def simulated_annotator(context: Context) -> SimulatedAnnotator:
+    """The annotator that a controlled world's labels come from."""
+    from rlback.worlds.annotators import SimulatedAnnotator
+
+    settings = context.config.labels
+    assert context.source.gold is not None
+    return SimulatedAnnotator(
+        "sim-annotator",
+        context.source.gold,
+        temperature=settings.temperature,
+        lapse=settings.lapse,
+        hype_bias=settings.hype_bias,
+    )
 
 
 def _labelled(batch: str, count: int, digest: str) -> dict[str, object]:

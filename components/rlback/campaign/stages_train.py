@@ -1,26 +1,22 @@
-"""Stages that train: base, fit_reward, optimise. Each leaves checkpoints in the registry."""
+"""Stages that train what a policy is optimised from and against: base, fit_reward. Each leaves a checkpoint."""
 
 from __future__ import annotations
 
-import json
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rlback.campaign.context import Context, StageResult, code_identity, sample_completions
 from rlback.campaign.foreign_base import require_unchanged
-from rlback.campaign.observations import Observer, curve, exposure_sums, read_observations
-from rlback.config import CampaignConfig
-from rlback.errors import StageError, TrainingDiverged
+from rlback.errors import StageError
 from rlback.labelling.batches import counting_labels, stored
 from rlback.ledger.store import Transaction
-from rlback.records import CheckpointKind, PreferencePair, digest_of, seed_of
-from rlback.registry.operations import Version, add_checkpoint, add_version, get_version, list_versions
+from rlback.records import PreferencePair, digest_of, seed_of
+from rlback.registry.operations import add_checkpoint, add_version, list_versions
 
 if TYPE_CHECKING:
     from rlback.models.policy import Policy
     from rlback.models.reward_model import RewardModel
-    from rlback.models.value_model import ValueModel
     from rlback.training.reward import TokenPair
 
 
@@ -120,21 +116,8 @@ def run_fit_reward(context: Context) -> StageResult:
     use_threads(context.config.threads)
     base = context.load_policy(context.base)
     settings = context.config.reward_model
-    given, held = context.source.given_pairs()
-    limit = context.config.source.max_completion_tokens
-    pairs = [_token_pair(base, pair, context.config.source.max_prompt_tokens, limit) for pair in given]
-    pairs = [
-        replace(tokens, weight=tokens.weight * settings.shorter_weight) if len(pair.chosen) < len(pair.rejected) else tokens
-        for tokens, pair in zip(pairs, given, strict=True)
-    ]
-    labelled, counts = labelled_pairs(context, base)
-    pairs += labelled
-    if len(pairs) < 8:
-        raise StageError(
-            f"{context.campaign}: only {len(pairs)} decisive preferences are there to fit a reward model to "
-            f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
-            remedy="label more comparisons",
-        )
+    pairs, counts, given = pairs_so_far(context, base)
+    _, held = context.source.given_pairs()
     model = new_reward_model(base, settings.shape, seed_of(context.config.seed, "reward weights"))
     key = f"{context.campaign}/{context.step.round}/fit_reward"
     run = context.mirror.start_run(
@@ -160,7 +143,7 @@ def run_fit_reward(context: Context) -> StageResult:
         "digest": digest,
         "model_id": ref.model_id,
         "pairs": len(pairs),
-        "given": len(given),
+        "given": given,
         "verdicts": counts,
         "metrics": metrics,
         "held_out": accuracy,
@@ -171,6 +154,30 @@ def run_fit_reward(context: Context) -> StageResult:
         add_checkpoint(transaction, context.project, ref)
 
     return StageResult(output, record)
+
+
+def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int], int]:
+    """Every preference so far: (pairs, verdicts of the labels among them, how many were given beforehand).
+
+    Raises:
+        StageError: there are too few to learn from.
+    """
+    settings, source = context.config.reward_model, context.config.source
+    given, _ = context.source.given_pairs()
+    pairs = [_token_pair(base, pair, source.max_prompt_tokens, source.max_completion_tokens) for pair in given]
+    pairs = [
+        replace(tokens, weight=tokens.weight * settings.shorter_weight) if len(pair.chosen) < len(pair.rejected) else tokens
+        for tokens, pair in zip(pairs, given, strict=True)
+    ]
+    labelled, counts = labelled_pairs(context, base)
+    pairs += labelled
+    if len(pairs) < 8:
+        raise StageError(
+            f"{context.campaign}: only {len(pairs)} decisive preferences are there to learn from "
+            f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
+            remedy="label more comparisons",
+        )
+    return pairs, counts, len(given)
 
 
 def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int]]:
@@ -230,142 +237,3 @@ def _held_out(base: Policy, model: RewardModel, held: list[PreferencePair], cont
         "accuracy_shorter_chosen": over([i for i, p in enumerate(held) if len(p.chosen) < len(p.rejected)]),
         "pairs": len(held),
     }
-
-
-def run_optimise(context: Context) -> StageResult:
-    """Optimises the policy against the current reward model from the round's start checkpoint."""
-    from rlback.models.checkpoint import save_policy
-    from rlback.models.tokenizers import encode_prompt
-    from rlback.settings import PPOConfig
-    from rlback.training.on_policy import optimise
-    from rlback.training.threads import use_threads
-
-    use_threads(context.config.threads)
-    config, settings, round_ = context.config, context.config.optimise, context.step.round
-    start = _start_of(context)
-    reward_digest = context.reward_digest
-    common = {"start": start.version, "start_digest": start.digest, "reward_model": reward_digest}
-    policy, reference = _policy_and_reference(context, start)
-    base = None if start.digest == context.base.digest else context.load_policy(context.base)
-    reward_model = context.load_reward_model(reward_digest)
-    count = settings.steps * settings.prompts_per_step
-    prompts = context.source.prompts("train", count, context.seed("prompts"))
-    tokens = [tuple(encode_prompt(policy.tokenizer, prompt)) for prompt in prompts]
-    file = context.work / "observations.jsonl"
-    observer = Observer(
-        file,
-        texts=dict(zip(tokens, prompts, strict=True)),
-        gold=context.source.gold,
-        gold_sd=context.output("base", 0)["metrics"].get("gold_sd", 1.0),
-        eps=config.evaluation.eps,
-        lr=settings.lr,
-        reference=reference,
-        base=base,
-    )
-    key = f"{context.campaign}/{round_}/optimise"
-    run = context.mirror.start_run(
-        context.campaign, f"optimise-r{round_}", key=key,
-        params={**asdict(settings), "start": start.address, "reward_model": reward_digest}, tags={},
-    )  # fmt: skip
-
-    def on_checkpoint(done: int, current: Policy) -> None:
-        if done < settings.steps and not (context.work / f"step-{done:05d}").exists():
-            digest = save_policy(current, context.work / f"step-{done:05d}")
-            (context.work / f"step-{done:05d}.digest").write_text(digest)
-
-    try:
-        result = optimise(
-            policy, reference, reward_model, tokens, settings,
-            value=_value_of(policy) if isinstance(settings, PPOConfig) else None,
-            seed=context.seed("optimise"), report=context.report,
-            state_dir=context.work / "state", on_checkpoint=on_checkpoint, observe=observer,
-        )  # fmt: skip
-    except TrainingDiverged as error:
-        context.mirror.end_run(run, "FAILED")
-        return StageResult({**common, "diverged": error.message})
-    rows = [row for row in read_observations(file) if row["step"] < result.steps]
-    context.mirror.log_metrics(run, [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in rows])
-    saved = [_log_step(context, directory, rows, run) for directory in sorted(context.work.glob("step-*[0-9]"))]
-    digest = save_policy(policy, context.work / "candidate")
-    ref = context.save(context.work / "candidate", digest, _kind_of(config), step=result.steps, run=run)
-    version = context.mirror.create_version(
-        context.policy, ref, key=f"{context.campaign}/{round_}", tags={"campaign": context.campaign}
-    )
-    context.mirror.end_run(run, "FINISHED")
-    output = {
-        **common,
-        "version": version,
-        "digest": digest,
-        "model_id": ref.model_id,
-        "steps": result.steps,
-        "stopped": result.stopped,
-        "start_state": result.start_state,
-        "proxy_last": result.proxy,
-        "kl_ref_last": result.kl_ref,
-        "step_checkpoints": [{"step": step, "digest": ref.digest, "model_id": ref.model_id} for step, ref in saved],
-        "curve": curve(rows, result.steps),
-        "exposure": exposure_sums(rows),
-    }
-    lineage = {
-        **context.lineage(),
-        "parent": start.version,
-        "parent_digest": start.digest,
-        "reward_model": reward_digest,
-        "snapshot": _snapshot_before(context),
-    }
-
-    def record(transaction: Transaction) -> None:
-        for _, step_ref in saved:
-            add_checkpoint(transaction, context.project, step_ref)
-        add_checkpoint(transaction, context.project, ref)
-        add_version(
-            transaction, policy=context.policy, version=version, digest=digest, campaign=context.campaign,
-            round_=round_, parent=start.version, status="candidate", lineage=lineage,
-        )  # fmt: skip
-
-    return StageResult(output, record)
-
-
-def _log_step(context: Context, directory: Any, rows: list[dict[str, Any]], run: str) -> tuple[int, Any]:
-    step = int(directory.name.removeprefix("step-"))
-    digest = directory.with_name(directory.name + ".digest").read_text()
-    metrics = {k: v for k, v in rows[step - 1].items() if k in ("proxy", "gold", "kl_ref")}
-    return step, context.save(directory, digest, _kind_of(context.config), step=step, metrics=metrics, run=run)
-
-
-def _kind_of(config: CampaignConfig) -> CheckpointKind:
-    return "policy" if config.adapter is None else "adapter"
-
-
-def _policy_and_reference(context: Context, start: Version) -> tuple[Policy, Policy]:
-    """What is trained, from the start checkpoint, and the frozen start; with an adapter both share the base's weights."""
-    from rlback.models.adapters import add_adapter, without_adapter
-
-    policy, settings = context.load_policy(start), context.config.adapter
-    if settings is None:
-        return policy, context.load_policy(start)
-    if policy.adapter is None:
-        policy = add_adapter(policy, settings, seed_of(context.config.seed, "adapter weights"))
-        return policy, without_adapter(policy)
-    return policy, context.load_policy(start, base=policy.adapter.base)
-
-
-def _value_of(policy: Policy) -> ValueModel:
-    """A new value model on the start checkpoint's trunk."""
-    from rlback.models.adapters import merge
-    from rlback.models.value_model import ValueModel
-
-    return ValueModel(policy if policy.adapter is None else merge(policy))
-
-
-def _start_of(context: Context) -> Version:
-    config, store = context.config, context.project.store
-    if config.start == "base" or context.kept_version is None:
-        return context.base
-    return get_version(store, context.policy, context.kept_version)
-
-
-def _snapshot_before(context: Context) -> dict[str, Any]:
-    rounds = [r for (r, stage, _) in context.recorded if stage == "snapshot" and r < context.step.round]
-    return json.loads(json.dumps(context.output("snapshot", max(rounds)))) if rounds else {}
-

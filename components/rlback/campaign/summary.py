@@ -70,7 +70,7 @@ def _round(project: Project, policy: str, recorded: Recorded, number: int) -> di
         "gold": measured["gold"],
         "proxy": measured["proxy"],
         "kl": measured["kl_base"],
-        "agreement": found["agreement_cross"]["value"] if found else None,
+        "agreement": found["agreement_cross"]["value"] if found and found["agreement_cross"] else None,
         "overclaim": found["overclaim"] if found else None,
         "win_rate": found["win_rate"] if found else None,
         "labels": sum(labels),

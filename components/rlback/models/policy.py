@@ -150,5 +150,6 @@ def token_logps(
         return logps, batch.mask
     row, step = batch.mask.nonzero(as_tuple=True)
     logits = completion_logits(model, batch)
-    losses = F.cross_entropy(logits.float() / temperature, batch.targets[row, step], reduction="none")
+    logits = logits.float() if temperature == 1.0 else logits.float() / temperature
+    losses = F.cross_entropy(logits, batch.targets[row, step], reduction="none")
     return logps.index_put((row, step), -losses), batch.mask

@@ -163,6 +163,12 @@ class RewardModel(nn.Module):
             value = value + (table[1] + self._read(states, self.gain.weight)) * seen
         return (value * mask).sum(-1) / SUM_DIVISOR
 
+    @property
+    def raw_scale(self) -> float:
+        """What a difference of two scores is multiplied by to give Bradley-Terry log-odds (of an ensemble: about)."""
+        scale = float(self.scale.mean())
+        return scale if self.shape.members == 1 else scale * float(self.combined_scale)
+
     @torch.no_grad()
     def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> Tensor:
         """The score of every row, (b,) float32 without gradient, in the order given: `combine` of the raw ones."""

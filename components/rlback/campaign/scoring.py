@@ -1,0 +1,110 @@
+"""Which scorer a campaign's policy is optimised against: its reward model, annotators' verdicts, or an outcome."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlback.campaign.context import Context
+from rlback.config import OutcomeConfig
+from rlback.errors import ConfigError
+from rlback.records import Comparison, Completion, Verdict, digest_of, seed_of
+
+if TYPE_CHECKING:
+    from rlback.models.policy import Policy
+    from rlback.training.scorers import Scorer
+
+
+def scorer_of(context: Context, policy: Policy, texts: Mapping[tuple[int, ...], str]) -> Scorer:
+    """The scorer that `scores` in the configuration asks for; `texts` are the prompts by their token ids."""
+    scores = context.config.scores
+    if scores == "reward_model":
+        return context.load_reward_model(context.reward_digest)
+    if scores == "annotators":
+        return _annotators(context, policy, texts)
+    return _outcome(context, scores, policy, texts)
+
+
+def scorer_lineage(context: Context) -> dict[str, Any]:
+    """What stands in a candidate's lineage for its scorer."""
+    scores = context.config.scores
+    if scores == "reward_model":
+        return {"reward_model": context.reward_digest}
+    if scores == "annotators":
+        return {"scores": _annotator(context).lineage()}
+    return {"scores": {"outcome": scores.shown, "sha256": _file_digest(context, scores)}}
+
+
+def _annotator(context: Context) -> Any:
+    from rlback.campaign.stages_labels import simulated_annotator
+
+    return simulated_annotator(context)
+
+
+def _annotators(context: Context, policy: Policy, texts: Mapping[tuple[int, ...], str]) -> Scorer:
+    from rlback.models.tokenizers import decode
+    from rlback.training.scorers import AnnotatorScorer
+
+    annotator, tokenizer = _annotator(context), policy.tokenizer
+
+    def completion(ids: tuple[int, ...]) -> Completion:
+        return Completion(decode(tokenizer, ids), ids, bool(ids) and ids[-1] == tokenizer.eos_token_id)
+
+    def compare(prompt: Any, a: Any, b: Any) -> Verdict:
+        a, b = tuple(a), tuple(b)
+        comparison = Comparison(texts[tuple(prompt)], completion(a), completion(b), "inside")
+        # The verdict depends on what is compared and not on when, so that a resumed run hears the same one.
+        return annotator.verdict(comparison, seed_of(context.seed("direct"), tuple(prompt), a, b))
+
+    return AnnotatorScorer(compare, digest_of([annotator.lineage(), context.seed("direct")]))
+
+
+def _outcome(
+    context: Context, outcome: OutcomeConfig, policy: Policy, texts: Mapping[tuple[int, ...], str]
+) -> Scorer:
+    from rlback.models.tokenizers import decode
+    from rlback.training.scorers import CommandScorer, FunctionScorer
+
+    def read(ids: Any) -> str:
+        # Prompts come back as they were given, completions decoded.
+        return texts.get(tuple(ids)) or decode(policy.tokenizer, tuple(ids))
+
+    if outcome.command:
+        return CommandScorer(outcome.command, read, outcome.timeout_s)
+    name = f"{outcome.shown} {_file_digest(context, outcome)}"
+    return FunctionScorer(_function(context, outcome), name, read)
+
+
+def _function(context: Context, outcome: OutcomeConfig) -> Callable[[str, str], float]:
+    """The function that `file.py:name` names, from a file of the user's inside the project."""
+    path, name = _place(context, outcome)
+    spec = importlib.util.spec_from_file_location(f"rlback_outcome_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"scores.function: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's own file raises
+        raise ConfigError(f"scores.function: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"scores.function: {path} has no function {name}", remedy="write it as FILE.py:FUNCTION")
+    return function
+
+
+def _place(context: Context, outcome: OutcomeConfig) -> tuple[Path, str]:
+    assert outcome.function is not None
+    file, _, name = outcome.function.rpartition(":")
+    path = context.project.root / file
+    if not path.is_file():
+        raise ConfigError(f"scores.function: there is no file {path}", remedy="name it relative to the project, FILE.py:FUNCTION")
+    return path, name
+
+
+def _file_digest(context: Context, outcome: OutcomeConfig) -> str | None:
+    if outcome.function is None:
+        return None
+    return hashlib.sha256(_place(context, outcome)[0].read_bytes()).hexdigest()
