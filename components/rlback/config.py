@@ -93,10 +93,14 @@ class BaseConfig(_Part):
 
 
 class RewardModelConfig(_Part):
-    """The reward model's form and fit. Every refresh starts from the base policy's trunk, on all labels so far."""
+    """The reward model's form and fit, on all labels so far.
+
+    `start`: every refresh begins from the base policy's trunk (`fresh`), or from the reward model before it (`warm`).
+    """
 
     shape: RewardShape = RewardShape()
     training: RewardConfig
+    start: Literal["fresh", "warm"] = "fresh"
     reference_samples: int = Field(256, ge=8)  # base samples on which scores get mean 0 and variance 1
     # Weight of given pairs whose shorter completion was preferred. Where the longer one mostly wins, a model can do
     # well by reading length alone; at (share longer) / (share shorter) both kinds weigh the same.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
 from rlback.config import check_config
 from rlback.errors import ConfigError
-from rlback.models.checkpoint import load_policy
+from rlback.ledger.tables import checkpoints
+from rlback.models.checkpoint import load_policy, load_reward_model
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.records import Actor
@@ -104,6 +107,29 @@ def test_rounds_from_one_checkpoint_start_in_one_state(project: Project) -> None
     assert first["start"] == second["start"]
     assert first["start_state"] == second["start_state"]
     assert first["digest"] != second["digest"]
+
+
+def test_an_ensemble_is_fitted_warm_and_on_ties(project: Project) -> None:
+    """Two members with the lowest counting, each refresh on the one before, ties included: two rounds to the end."""
+    shape = {"pooling": "sum", "surprise": True, "members": 2, "combine": "worst_case"}
+    training = {"epochs": 1, "batch": 16, "lr": 0.001, "use_ties": True}
+    recorded = run(project, reward_model={"shape": shape, "training": training, "start": "warm"}, labels={"temperature": 0})
+    model = load_reward_model(*_reward_checkpoint(project, recorded[(1, "fit_reward", 1)]["digest"]))
+    assert model.shape.members == 2
+    assert verify(project, MlflowStore(project.root)).holds
+
+
+def _reward_checkpoint(project: Project, digest: str) -> tuple[Path, str]:
+    row = project.store.first(select(checkpoints.c.location).where(checkpoints.c.digest == digest))
+    return project.absolute(row.location), digest
+
+
+def test_the_walk_on_the_island_is_a_campaign_too(project: Project) -> None:
+    """A world without language: episodes with an environment, the same labels, gates and registry."""
+    recorded = run(project, source={"world": "segments"})
+    assert recorded[(1, "optimise", 1)]["steps"] == 4
+    assert recorded[(1, "evaluate", 1)]["measured"]["gold"] is not None
+    assert verify(project, MlflowStore(project.root)).holds
 
 
 def test_a_campaign_can_train_an_adapter(project: Project) -> None:

@@ -65,6 +65,17 @@ def test_a_pair_of_weight_0_moves_nothing() -> None:
     assert torch.allclose(*trained, atol=1e-5)
 
 
+def test_a_tie_pulls_the_sides_together() -> None:
+    """Trained on one pair alone its implicit rewards part; trained on it as a tie they do not; IPO refuses ties."""
+    pair = letter_pairs(1)[0]
+    config = replace(CONFIG, epochs=20, batch=1)
+    decided = fit_dpo(policy(), policy(), [pair], config, seed=1)
+    tied = fit_dpo(policy(), policy(), [replace(pair, target=0.5)], config, seed=1)
+    assert abs(tied["margin"]) < 0.2 * decided["margin"]
+    with pytest.raises(DataError, match="ties"):
+        fit_dpo(policy(), policy(), [replace(pair, target=0.5)], replace(config, loss="ipo"), seed=1)
+
+
 def test_the_cut_into_parts_changes_nothing() -> None:
     """One side a part or all in one: the same weights, but for rounding."""
     trained = []

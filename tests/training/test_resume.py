@@ -32,7 +32,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The states that runs killed with SIGKILL left behind."""
     directory = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "tests.training.killed", str(directory)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=280)
     return directory
 
 

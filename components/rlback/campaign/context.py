@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rlback.models.policy import Policy
     from rlback.models.reward_model import RewardModel
+    from rlback.models.sampler import Samples
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow", "prefect", "dvc")
 
@@ -161,6 +162,24 @@ class Context:
             run_id=run,
         )
 
+    def draw(self, policy: Policy, prompts: Sequence[str], *, seed: int, per_prompt: int = 1) -> Samples:
+        """Draws `per_prompt` completions for each prompt, those of one prompt side by side."""
+        from rlback.models.tokenizers import encode_prompt
+
+        return self.source.sampler(policy.tokenizer)(
+            policy,
+            [encode_prompt(policy.tokenizer, prompt) for prompt in prompts],
+            max_new_tokens=self.config.optimise.max_new_tokens,
+            seed=seed,
+            temperature=self.config.optimise.temperature,
+            samples_per_prompt=per_prompt,
+        )
+
+    def complete(self, policy: Policy, prompts: Sequence[str], *, seed: int, per_prompt: int = 1) -> list[Completion]:
+        """As `draw`, with texts."""
+        drawn = self.draw(policy, prompts, seed=seed, per_prompt=per_prompt)
+        return completions_of(policy, drawn)
+
     def lineage(self) -> dict[str, Any]:
         """What stands behind anything this stage makes: configuration, code, libraries, data, inputs."""
         return {
@@ -204,21 +223,10 @@ def _git(directory: Path) -> dict[str, Any]:
     return {"revision": revision, "modified": bool(ask("status", "--porcelain", "--", "."))}
 
 
-def sample_completions(
-    policy: Policy, prompts: Sequence[str], *, config: CampaignConfig, seed: int, per_prompt: int = 1
-) -> list[Completion]:
-    """Samples `per_prompt` completions for each prompt, those of one prompt side by side."""
-    from rlback.models.sampler import sample
-    from rlback.models.tokenizers import decode, encode_prompt
+def completions_of(policy: Policy, drawn: Samples) -> list[Completion]:
+    """What was drawn, with its text."""
+    from rlback.models.tokenizers import decode
 
-    drawn = sample(
-        policy,
-        [encode_prompt(policy.tokenizer, prompt) for prompt in prompts],
-        max_new_tokens=config.optimise.max_new_tokens,
-        seed=seed,
-        temperature=config.optimise.temperature,
-        samples_per_prompt=per_prompt,
-    )
     return [
         Completion(decode(policy.tokenizer, ids), ids, bool(done))
         for ids, done in zip(drawn.completions(), drawn.finished.tolist(), strict=True)

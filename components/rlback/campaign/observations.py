@@ -107,8 +107,8 @@ class Observer:
 
         def total(policy: Policy) -> torch.Tensor:
             pad = policy.tokenizer.pad_token_id
-            logps, mask = token_logps(policy.model, record.prompts, record.completions, pad)
-            return (logps * mask).sum(1)
+            logps, _ = token_logps(policy.model, record.prompts, record.completions, pad)
+            return (logps * record.mask).sum(1)
 
         with torch.no_grad():
             return float((total(self._reference) - total(self._base)).mean())

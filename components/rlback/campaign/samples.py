@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlback.campaign.context import Context, load_campaign, load_recorded, sample_completions
+from rlback.campaign.context import Context, load_campaign, load_recorded
 from rlback.campaign.machine import config_of
 from rlback.campaign.plan import Step
 from rlback.project import Project
@@ -41,8 +41,8 @@ def before_and_after(project: Project, label: str, campaign: str) -> list[dict[s
     use_threads(config.threads)
     prompts = context.source.prompts("eval", PROMPTS, seed_of(config.seed, "report"))
     seed = seed_of(config.seed, "report samples")
-    before = sample_completions(context.load_policy(context.base), prompts, config=config, seed=seed)
-    after = sample_completions(context.load_policy(kept), prompts, config=config, seed=seed)
+    before = context.complete(context.load_policy(context.base), prompts, seed=seed)
+    after = context.complete(context.load_policy(kept), prompts, seed=seed)
     rows = [_side_by_side(context, p, b, a) for p, b, a in zip(prompts, before, after, strict=True)]
     if context.source.gold is None:
         chosen = list(zip(("first", "second", "third"), rows, strict=False))

@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,11 +23,12 @@ from rlback.data.votes import annotator_agreement, apply_votes, read_votes
 from rlback.errors import ConfigError, DataError
 from rlback.project import Project
 from rlback.records import PreferencePair, seed_of
-from rlback.worlds import load_world
+from rlback.worlds import WORLDS, load_world
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from rlback.training.rollout import Sampler
     from rlback.training.supervised import TrainingText
 
 Gold = Callable[[str, str, bool], float]
@@ -60,6 +62,9 @@ class Source(Protocol):
     def describe(self, prompt: str, completion: str, finished: bool) -> str:
         """A short remark on a completion, or an empty text."""
 
+    def sampler(self, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+        """How a policy's completions come about: alone, or in turns with what answers it."""
+
 
 @dataclass(frozen=True)
 class WorldSource:
@@ -78,10 +83,11 @@ class WorldSource:
         return self._world.gold
 
     def make_data(self) -> dict[str, Any]:
-        root, directory = self.project.root, self.project.data / self._world.name
+        root = self.project.root
         committed = snapshot.pointer(root, self.project.data)
         with self.project.lock("data", "making the source data", wait=True):
-            self._world.write_data(directory, WORLD_DATA_SEED)
+            for name in WORLDS:
+                load_world(name).write_data(self.project.data / name, WORLD_DATA_SEED)
             version = snapshot.freeze(root, self.project.data)
         return {
             "data_version": version.md5,
@@ -98,9 +104,8 @@ class WorldSource:
 
     def base_text(self, tokenizer: PreTrainedTokenizerFast) -> TrainingText:
         from rlback.models.tokenizers import encode_completion, encode_prompt
-        from rlback.worlds.visits import read_examples
 
-        examples = read_examples(self.project.data / self._world.name / "corpus.jsonl")
+        examples = self._world.read_corpus(self.project.data / self._world.name)
         return [(encode_prompt(tokenizer, x.prompt), encode_completion(tokenizer, x.completion)) for x in examples]
 
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
@@ -114,6 +119,13 @@ class WorldSource:
 
     def describe(self, prompt: str, completion: str, finished: bool) -> str:
         return self._world.describe(prompt, completion, finished)
+
+    def sampler(self, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+        from rlback.environments.episodes import sample_episodes
+        from rlback.models.sampler import sample
+
+        environment = self._world.environment(tokenizer)
+        return sample if environment is None else partial(sample_episodes, environment=environment)
 
 
 @dataclass(frozen=True)
@@ -243,6 +255,11 @@ class PairsSource:
 
     def describe(self, prompt: str, completion: str, finished: bool) -> str:
         return "" if finished else "cut before it ended"
+
+    def sampler(self, tokenizer: PreTrainedTokenizerFast) -> Sampler:
+        from rlback.models.sampler import sample
+
+        return sample
 
     def _read(self, name: str) -> list[PreferencePair]:
         with (self._frozen / f"pairs-{name}.jsonl").open(encoding="utf-8") as lines:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from rlback.campaign.context import Context, StageResult, sample_completions
+from rlback.campaign.context import Context, StageResult, completions_of
 from rlback.campaign.plan import attempts
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
 from rlback.labelling.batches import Label, Stored, counting_labels, labels_digest, stored
@@ -133,7 +133,8 @@ def _measure(context: Context) -> dict[str, Any]:
     config, source = context.config, context.source
     prompts = source.prompts("eval", config.evaluation.prompts, seed_of(config.seed, "eval"))
     policy = context.load_policy(context.candidate)
-    drawn = sample_completions(policy, prompts, config=config, seed=seed_of(config.seed, "eval samples"))
+    samples = context.draw(policy, prompts, seed=seed_of(config.seed, "eval samples"))
+    drawn = completions_of(policy, samples)
     tokens, ids = [encode_prompt(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
     proxy = None
     if context.config.fits_reward_models:
@@ -144,8 +145,9 @@ def _measure(context: Context) -> dict[str, Any]:
         parts = []
         for i in range(0, len(ids), 64):
             pad = which.tokenizer.pad_token_id
-            logps, mask = token_logps(which.model, tokens[i : i + 64], ids[i : i + 64], pad, config.optimise.temperature)
-            parts.append((logps * mask).sum(1).cpu())
+            logps, _ = token_logps(which.model, tokens[i : i + 64], ids[i : i + 64], pad, config.optimise.temperature)
+            # What an environment wrote is no choice of the policy's.
+            parts.append((logps * samples.mask[i : i + 64, : logps.shape[1]]).sum(1).cpu())
         return torch.cat(parts)
 
     own = log_probability(policy)

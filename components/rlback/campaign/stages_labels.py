@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from rlback.campaign.context import Context, StageResult, sample_completions
+from rlback.campaign.context import Context, StageResult
 from rlback.data import snapshot
 from rlback.labelling.batches import (
     add_batch,
@@ -66,15 +66,15 @@ def _fresh_prompts(context: Context, n: int) -> list[str]:
 
 
 def _cross(context: Context, candidate, start, prompts: list[str]) -> list[Comparison]:  # type: ignore[no-untyped-def]
-    ours = sample_completions(candidate, prompts, config=context.config, seed=context.seed("candidate"))
-    theirs = sample_completions(start, prompts, config=context.config, seed=context.seed("start"))
+    ours = context.complete(candidate, prompts, seed=context.seed("candidate"))
+    theirs = context.complete(start, prompts, seed=context.seed("start"))
     return [Comparison(p, a, b, "cross") for p, a, b in zip(prompts, ours, theirs, strict=True)]
 
 
 def _pairs_within(context: Context, policy, prompts: list[str], source) -> list[Comparison]:  # type: ignore[no-untyped-def]
     if not prompts:
         return []
-    drawn = sample_completions(policy, prompts, config=context.config, seed=context.seed(source), per_prompt=2)
+    drawn = context.complete(policy, prompts, seed=context.seed(source), per_prompt=2)
     return [Comparison(p, drawn[2 * i], drawn[2 * i + 1], source) for i, p in enumerate(prompts)]
 
 

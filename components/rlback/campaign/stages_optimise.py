@@ -119,8 +119,9 @@ def _on_samples(context: Context, policy: Policy, reference: Policy, start: Vers
     result = optimise(
         policy, reference, scorer_of(context, policy, texts), tokens, settings,
         value=_value_of(policy) if isinstance(settings, PPOConfig) else None,
-        seed=context.seed("optimise"), report=context.report, state_dir=context.work / "state",
-        on_checkpoint=lambda done, current: _keep_step(context.work, done, settings.steps, current), observe=observer,
+        sampler=context.source.sampler(policy.tokenizer), seed=context.seed("optimise"), report=context.report,
+        state_dir=context.work / "state", observe=observer,
+        on_checkpoint=lambda done, current: _keep_step(context.work, done, settings.steps, current),
     )  # fmt: skip
     figures = {
         "stopped": result.stopped,
@@ -142,6 +143,7 @@ def _on_pairs(context: Context, policy: Policy, reference: Policy, start: Versio
     settings = context.config.optimise
     assert isinstance(settings, DPOCampaign)
     pairs, counts, given = pairs_so_far(context, policy)
+    pairs = [pair for pair in pairs if pair.target != 0.5]
     steps = max(1, math.ceil(settings.epochs * len(pairs) / settings.batch))
     metrics = fit_dpo(
         policy, reference, pairs, settings, seed=context.seed("optimise"), report=context.report,

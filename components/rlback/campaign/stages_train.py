@@ -6,7 +6,7 @@ import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rlback.campaign.context import Context, StageResult, code_identity, sample_completions
+from rlback.campaign.context import Context, StageResult, code_identity
 from rlback.campaign.foreign_base import require_unchanged
 from rlback.errors import StageError
 from rlback.labelling.batches import counting_labels, stored
@@ -101,7 +101,7 @@ def _measure_base(context: Context, policy: Policy) -> dict[str, float]:
     if context.source.gold is None:
         return {}
     prompts = context.source.prompts("eval", context.config.evaluation.prompts, seed_of(context.config.seed, "eval"))
-    drawn = sample_completions(policy, prompts, config=context.config, seed=context.seed("gold"))
+    drawn = context.complete(policy, prompts, seed=context.seed("gold"))
     gold = [context.source.gold(p, c.text, c.finished) for p, c in zip(prompts, drawn, strict=True)]
     return {"gold": statistics.fmean(gold), "gold_sd": statistics.stdev(gold)}
 
@@ -109,7 +109,7 @@ def _measure_base(context: Context, policy: Policy) -> dict[str, float]:
 def run_fit_reward(context: Context) -> StageResult:
     """Fits a fresh reward model to every preference so far, from the base policy's trunk, and rescales it."""
     from rlback.models.checkpoint import save_reward_model
-    from rlback.models.reward_model import new_reward_model
+    from rlback.models.reward_model import new_reward_model, warm_start
     from rlback.training.reward import fit_reward
     from rlback.training.threads import use_threads
 
@@ -119,6 +119,8 @@ def run_fit_reward(context: Context) -> StageResult:
     pairs, counts, given = pairs_so_far(context, base)
     _, held = context.source.given_pairs()
     model = new_reward_model(base, settings.shape, seed_of(context.config.seed, "reward weights"))
+    if settings.start == "warm" and context.step.round > 0:
+        warm_start(model, context.load_reward_model(context.reward_digest))
     key = f"{context.campaign}/{context.step.round}/fit_reward"
     run = context.mirror.start_run(
         context.campaign, f"reward-r{context.step.round}", key=key, params=settings.model_dump(mode="json"), tags={}
@@ -127,13 +129,13 @@ def run_fit_reward(context: Context) -> StageResult:
         model, pairs, settings.training, seed=context.seed("fit"), report=context.report,
         state_dir=context.work / "state",
     )  # fmt: skip
-    accuracy = _held_out(base, model, held, context)
     # The same base samples after every fit, so that a unit of score, and with it beta, keeps its meaning.
     from rlback.models.tokenizers import encode_prompt
 
     prompts = context.source.prompts("train", settings.reference_samples, seed_of(context.config.seed, "reference"))
-    drawn = sample_completions(base, prompts, config=context.config, seed=seed_of(context.config.seed, "reference"))
+    drawn = context.complete(base, prompts, seed=seed_of(context.config.seed, "reference"))
     model.rescale([encode_prompt(base.tokenizer, p) for p in prompts], [c.ids for c in drawn])
+    accuracy = _held_out(base, model, held, context)
     digest = save_reward_model(model, context.work / "reward-model")
     numbers = {**metrics, **{k: v for k, v in (accuracy or {}).items() if isinstance(v, float)}}
     ref = context.save(context.work / "reward-model", digest, "reward_model", metrics=numbers, run=run)
@@ -171,9 +173,10 @@ def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[
     ]
     labelled, counts = labelled_pairs(context, base)
     pairs += labelled
-    if len(pairs) < 8:
+    decisive = sum(pair.target != 0.5 for pair in pairs)
+    if decisive < 8:
         raise StageError(
-            f"{context.campaign}: only {len(pairs)} decisive preferences are there to learn from "
+            f"{context.campaign}: only {decisive} decisive preferences are there to learn from "
             f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
             remedy="label more comparisons",
         )
@@ -181,7 +184,7 @@ def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[
 
 
 def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int]]:
-    """Decisive labels of all batches so far as pairs of the very token ids that were sampled."""
+    """Labels of all batches so far as pairs of the very token ids that were sampled; ties have the target 1/2."""
     from rlback.models.tokenizers import encode_prompt
     from rlback.training.reward import TokenPair
 
@@ -194,10 +197,12 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
         for label in counting_labels(context.project.store, output["batch"]):
             counts[label.verdict] += 1
             item = by_id[label.comparison]
-            if label.verdict in ("a", "b"):
-                chosen, rejected = (item.a, item.b) if label.verdict == "a" else (item.b, item.a)
-                if chosen.ids and rejected.ids and chosen.ids != rejected.ids:
-                    pairs.append(TokenPair(encode_prompt(base.tokenizer, item.prompt), chosen.ids, rejected.ids))
+            if label.verdict == "skip" or not (item.a.ids and item.b.ids) or item.a.ids == item.b.ids:
+                continue
+            chosen, rejected = (item.b, item.a) if label.verdict == "b" else (item.a, item.b)
+            target = 0.5 if label.verdict == "tie" else 1.0
+            prompt = encode_prompt(base.tokenizer, item.prompt)
+            pairs.append(TokenPair(prompt, chosen.ids, rejected.ids, target=target))
     return pairs, counts
 
 

@@ -155,14 +155,14 @@ def dpo(
     ref_rejected: Tensor,
     *,
     beta: float,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     weights: Tensor | None = None,
 ) -> DirectLosses:
     """Direct preference optimisation (Rafailov et al. 2305.18290, eq. 7): Bradley-Terry on the implicit rewards.
 
     The first four are log-probabilities of whole completions, summed over tokens, (n,) each. `label_smoothing` is
-    the probability that a label is wrong (conservative DPO: Mitchell, "A note on DPO with noisy preferences",
-    2023): each loss is then least at a finite margin, where plain DPO asks for ever more.
+    the probability that a label is wrong, one for all or (n,) (conservative DPO: Mitchell, "A note on DPO with noisy
+    preferences", 2023): each loss is then least at a finite margin, where plain DPO asks for ever more.
     """
     chosen, rejected = beta * (policy_chosen - ref_chosen), beta * (policy_rejected - ref_rejected)
     losses = pair_losses(chosen, rejected, target=1.0 - label_smoothing)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlback.errors import ConfigError, TrainingDiverged
+from rlback.errors import ConfigError, DataError, TrainingDiverged
 from rlback.maths.losses import DirectLosses, dpo, ipo
 from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, token_logps
@@ -45,6 +45,8 @@ def fit_dpo(
     an equal reference does not give log-ratios of 0 at the first step.
     """
     check_pairs(pairs)
+    if config.loss == "ipo" and any(pair.target != 1.0 for pair in pairs):
+        raise DataError("ipo has no use for ties or shares of votes", remedy="leave such pairs out, or use loss: dpo")
     if reference.model is policy.model:
         raise ConfigError("the reference policy must be a copy, not the policy being trained")
     policy.digest = None  # these weights will be in no checkpoint
@@ -123,7 +125,10 @@ def _losses(
     weights = torch.tensor([pair.weight for pair in batch], device=chosen.device)
     sides = (chosen, rejected, reference_chosen, reference_rejected)
     if config.loss == "dpo":
-        return dpo(*sides, beta=config.beta, label_smoothing=config.label_smoothing, weights=weights)
+        # A tie or a share of votes says how likely the label is to be the other way round; smoothing adds to it.
+        wrong = 1 - torch.tensor([pair.target for pair in batch], device=chosen.device)
+        wrong = wrong + config.label_smoothing * (1 - 2 * wrong)
+        return dpo(*sides, beta=config.beta, label_smoothing=wrong, weights=weights)
     lengths = None
     if config.length_mean:
         lengths = (

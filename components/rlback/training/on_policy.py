@@ -43,15 +43,16 @@ RATIO_TOLERANCE = 5e-3
 class StepRecord:
     """What one step sampled and did; b completions, those of a prompt side by side.
 
-    `scores` are the scorer's, `rewards` are what was maximised, `advantages` (b,) what multiplied the log-probs (per
-    token: their mean), `weights` their sizes, less the share of tokens that clipping took out of the updates. `kl`:
-    nats per completion from the reference.
+    `mask` (b, t) is True on the tokens the policy chose. `scores` are the scorer's, `rewards` are what was maximised,
+    `advantages` (b,) what multiplied the log-probs (per token: their mean), `weights` their sizes, less the share of
+    tokens that clipping took out of the updates. `kl`: nats per completion from the reference.
     """
 
     step: int
     prompts: tuple[Tokens, ...]
     completions: tuple[Tokens, ...]
     finished: tuple[bool, ...]
+    mask: Tensor
     scores: Tensor
     rewards: Tensor
     advantages: Tensor
@@ -248,6 +249,7 @@ def _record(
         prompts=tuple(rollout.prompts),
         completions=tuple(rollout.completions),
         finished=tuple(rollout.finished.tolist()),
+        mask=rollout.mask,
         scores=rollout.scores,
         rewards=signal.rewards,
         advantages=advantages,

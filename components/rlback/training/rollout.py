@@ -37,7 +37,7 @@ class Sampler(Protocol):
         seed: int,
         temperature: float,
         samples_per_prompt: int,
-        first_row: int,
+        first_row: int = 0,
     ) -> Samples:
         """`first_row`: how many rows other processes draw before these; random numbers are per row of all."""
 

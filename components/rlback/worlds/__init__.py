@@ -18,6 +18,10 @@ _WORLDS = {
 }
 
 
+#: All of them: their data lie side by side under one `data.dvc`, so that no campaign changes what another one needs.
+WORLDS = tuple(_WORLDS)
+
+
 def load_world(name: str) -> World:
     """The world of that name. Raises ConfigError naming the nearest valid name."""
     if name not in _WORLDS:
