@@ -16,6 +16,7 @@ HOME = {
     "dvc": ("components/rlback/data/",),
     "dvc_data": ("components/rlback/data/",),
     "boto3": ("components/rlback/data/",),
+    "trl": (),  # the peer that tests and benchmarks compare with, never a part of the product
 }
 #: A room may import rooms of a lower or its own level.
 LEVEL = {
