@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from rlback.environments.episodes import Episodes, replay, sample_episodes
+from rlback.environments.episodes import Episodes, own_tokens, replay, sample_episodes
 from rlback.errors import ConfigError, DataError
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import sample
@@ -162,6 +162,9 @@ def test_replay_tells_who_wrote_what():
             again = replay(ECHO, drawn.prompts[row], completion)
             assert list(again.mask) == drawn.mask[row, : len(completion)].tolist()
             assert (again.state, again.finished) == (drawn.states[row], bool(drawn.finished[row]))
+        assert torch.equal(own_tokens(ECHO, drawn.prompts, drawn.completions()), drawn.mask)
+    assert own_tokens(None, [[1], [1]], [[5, 6], [7]]).tolist() == [[True, True], [True, False]]
+    assert own_tokens(ECHO, [], []).shape == (0, 0)
 
 
 def test_replay_refuses_what_is_no_episode():

@@ -163,6 +163,21 @@ def replay(environment: Environment[S], prompt: Sequence[int], completion: Seque
     return Replayed(talk.state, tuple(mask), finished)
 
 
+def own_tokens(
+    environment: Environment[Any] | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """(b, t) bool, on the CPU: the tokens that the policy chose, by replay; without an environment all of a completion.
+
+    For log-probabilities of stored completions: what an environment wrote is none of the policy's doing.
+    """
+    width = max(map(len, completions), default=0)
+    own = torch.zeros(len(completions), width, dtype=torch.bool)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        mask = True if environment is None else torch.tensor(replay(environment, prompt, completion).mask)
+        own[row, : len(completion)] = mask
+    return own
+
+
 @dataclass(frozen=True)
 class OutcomeScorer:
     """Scores completions by the outcome reward of an environment without chance, by replaying them."""
