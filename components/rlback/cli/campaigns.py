@@ -40,8 +40,10 @@ def run(options: argparse.Namespace) -> int:
         overrides["seed"] = options.seed
     config = read_config(Path(options.config), overrides)
     inputs = _inputs(options, config)
+    machine.describe_inputs(project, config, inputs)
+    counts = _counted(config, inputs)
     if options.dry_run:
-        return _dry_run(project, config, inputs, options)
+        return _dry_run(config, inputs, counts, options)
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
@@ -59,28 +61,40 @@ def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
         if path.is_dir() and default is not None:
             path = path / default
         if not path.is_file():
-            raise ConfigError(f"--{key}: there is no file {path}", remedy="name the file itself")
+            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+            raise ConfigError(f"--{key}: {what}", remedy="name the file itself")
         if config.source.world is not None:
             raise ConfigError(f"--{key} is given, but the configuration runs in the world {config.source.world}")
         found[key] = path
     return found
 
 
-def _dry_run(project: Project, config: Any, inputs: dict[str, Path], options: argparse.Namespace) -> int:
-    from rlback.campaign import machine
+def _counted(config: Any, inputs: dict[str, Path]) -> dict[str, Any]:
+    """Reads what was given once, so that a bad row is named before a campaign is on record; what there is of it.
+
+    Of the text only the beginning is read.
+    """
+    from rlback.data.preferences import read_pairs
+    from rlback.data.text import read_text
+    from rlback.data.votes import apply_votes, read_votes
+
+    if "text" in inputs:
+        next(read_text(inputs["text"]))
+    if "pairs" not in inputs:
+        return {}
+    source = config.source
+    read = read_pairs(
+        inputs["pairs"], group_column=source.group_column, group_until=source.group_until, prompt_mismatch="drop",
+        skip_invalid=source.skip_invalid,
+    )  # fmt: skip
+    if "votes" in inputs:
+        apply_votes(read.pairs, read_votes(inputs["votes"]))
+    return {"pairs": len(read.pairs), "format": read.format, "groups": len({p.group for p in read.pairs})}
+
+
+def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
     from rlback.campaign.plan import stages_of_round
 
-    machine.describe_inputs(project, config, inputs)
-    counts: dict[str, Any] = {}
-    if "pairs" in inputs:
-        from rlback.data.preferences import read_pairs
-
-        source = config.source
-        read = read_pairs(
-            inputs["pairs"], group_column=source.group_column, group_until=source.group_until, prompt_mismatch="drop",
-            skip_invalid=source.skip_invalid,
-        )  # fmt: skip
-        counts = {"pairs": len(read.pairs), "format": read.format, "groups": len({p.group for p in read.pairs})}
     plan = {"before": stages_of_round(config, 0), "each_round": stages_of_round(config, 1), "rounds": config.rounds}
     if options.json:
         print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan, "pairs": counts}))

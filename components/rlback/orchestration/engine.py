@@ -86,6 +86,7 @@ def server(project: Project) -> Iterator[str]:
 
 
 def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
+    project.require_space()
     log = project.root / ".prefect" / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     port = _free_port()
@@ -107,10 +108,12 @@ def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
                 return process, url
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
+    ended = process.poll()
     process.kill()
     process.wait()
+    what = f"did not answer within {START_SECONDS} s" if ended is None else f"ended at once with status {ended}"
     raise StageError(
-        f"the Prefect server did not answer within {START_SECONDS} s; its log is {log}",
+        f"the Prefect server {what}; its log is {log}",
         remedy="try again, or carry on without it: rlback advance --engine inline",
     )
 
