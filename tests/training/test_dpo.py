@@ -86,6 +86,17 @@ def test_the_cut_into_parts_changes_nothing() -> None:
     assert torch.allclose(*trained, atol=1e-5)
 
 
+def test_tokens_that_something_else_wrote_do_not_count() -> None:
+    """With every token someone else's there is no log-ratio to learn from: the loss stays log 2 and no weight moves."""
+    made = policy()
+    metrics = fit_dpo(
+        made, policy(), letter_pairs(8), CONFIG, seed=1,
+        own=lambda prompts, completions: torch.zeros(len(prompts), max(map(len, completions))),
+    )  # fmt: skip
+    assert metrics["loss"] == pytest.approx(math.log(2))
+    assert weights_digest(made.model) == weights_digest(policy().model)
+
+
 def test_checkpoints_come_after_their_updates() -> None:
     """Within an epoch the policy is handed over every two of four steps."""
     seen: list[int] = []

@@ -70,9 +70,9 @@ class Context:
         return open_source(self.project, self.config, self.campaign, self.inputs, self._prompt_tokens)
 
     def _prompt_tokens(self, prompt: str) -> int:
-        from rlback.models.tokenizers import encode_prompt
+        from rlback.models.conversations import prompt_ids
 
-        return len(encode_prompt(self._base_tokenizer, prompt))
+        return len(prompt_ids(self._base_tokenizer, prompt))
 
     @cached_property
     def _base_tokenizer(self) -> PreTrainedTokenizerFast:
@@ -164,11 +164,11 @@ class Context:
 
     def draw(self, policy: Policy, prompts: Sequence[str], *, seed: int, per_prompt: int = 1) -> Samples:
         """Draws `per_prompt` completions for each prompt, those of one prompt side by side."""
-        from rlback.models.tokenizers import encode_prompt
+        from rlback.models.conversations import prompt_ids
 
         return self.source.sampler(policy.tokenizer)(
             policy,
-            [encode_prompt(policy.tokenizer, prompt) for prompt in prompts],
+            [prompt_ids(policy.tokenizer, prompt) for prompt in prompts],
             max_new_tokens=self.config.optimise.max_new_tokens,
             seed=seed,
             temperature=self.config.optimise.temperature,

@@ -28,6 +28,7 @@ from rlback.worlds import WORLDS, load_world
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from rlback.training.dpo import OwnTokens
     from rlback.training.rollout import Sampler
     from rlback.training.supervised import TrainingText
 
@@ -37,9 +38,10 @@ WORLD_CORPUS = 20_000
 
 
 class Source(Protocol):
-    """What the stages ask of a source. `gold` is None where nobody knows it."""
+    """What the stages ask of a source. `gold` is None where nobody knows it; `hype` is what a biased annotator likes."""
 
     gold: Gold | None
+    hype: Gold | None
 
     def make_data(self) -> dict[str, Any]:
         """Makes or checks the source data, freezes it, and says what it is."""
@@ -65,6 +67,9 @@ class Source(Protocol):
     def sampler(self, tokenizer: PreTrainedTokenizerFast) -> Sampler:
         """How a policy's completions come about: alone, or in turns with what answers it."""
 
+    def own_tokens(self, tokenizer: PreTrainedTokenizerFast) -> OwnTokens | None:
+        """Which tokens of prompts' completions the policy chose; None where it chooses all."""
+
 
 @dataclass(frozen=True)
 class WorldSource:
@@ -81,6 +86,10 @@ class WorldSource:
     @property
     def gold(self) -> Gold | None:
         return self._world.gold
+
+    @property
+    def hype(self) -> Gold | None:
+        return self._world.hype
 
     def make_data(self) -> dict[str, Any]:
         root = self.project.root
@@ -127,6 +136,12 @@ class WorldSource:
         environment = self._world.environment(tokenizer)
         return sample if environment is None else partial(sample_episodes, environment=environment)
 
+    def own_tokens(self, tokenizer: PreTrainedTokenizerFast) -> OwnTokens | None:
+        from rlback.environments.episodes import own_tokens
+
+        environment = self._world.environment(tokenizer)
+        return None if environment is None else partial(own_tokens, environment)
+
 
 @dataclass(frozen=True)
 class PairsSource:
@@ -142,12 +157,15 @@ class PairsSource:
     inputs: dict[str, Any]
     prompt_tokens: Callable[[str], int]
     gold: Gold | None = None
+    hype: Gold | None = None
 
     @property
     def _frozen(self) -> Path:
         return self.project.state / "snapshots" / f"{self.campaign}-source"
 
     def make_data(self) -> dict[str, Any]:
+        from rlback.models.conversations import plain_text
+
         settings = self.config.source
         self._require_unchanged("pairs")
         read = read_pairs(
@@ -156,6 +174,7 @@ class PairsSource:
             group_until=settings.group_until,
             prompt_mismatch="drop",
             skip_invalid=settings.skip_invalid,
+            render=plain_text,
         )
         pairs, votes_said = read.pairs, None
         if "votes" in self.inputs:
@@ -260,6 +279,9 @@ class PairsSource:
         from rlback.models.sampler import sample
 
         return sample
+
+    def own_tokens(self, tokenizer: PreTrainedTokenizerFast) -> OwnTokens | None:
+        return None
 
     def _read(self, name: str) -> list[PreferencePair]:
         with (self._frozen / f"pairs-{name}.jsonl").open(encoding="utf-8") as lines:

@@ -100,12 +100,12 @@ def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Lab
 
 def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[str, float], float]:
     """Score of side a less that of side b for each comparison, and what makes a Bradley-Terry log-odds of it."""
-    from rlback.models.tokenizers import encode_prompt
+    from rlback.models.conversations import prompt_ids
 
     model = context.load_reward_model(context.reward_digest)
     tokenizer = context.load_policy(context.candidate).tokenizer
     order = list(items)
-    prompts = [encode_prompt(tokenizer, items[i].comparison.prompt) for i in order]
+    prompts = [prompt_ids(tokenizer, items[i].comparison.prompt) for i in order]
 
     def scores(side: str) -> list[float]:
         return model.score(prompts, [getattr(items[i].comparison, side).ids for i in order]).tolist()
@@ -127,15 +127,15 @@ def _measure(context: Context) -> dict[str, Any]:
     """Proxy, gold and KL (nats per completion, k1) of candidate samples on prompts kept for evaluation."""
     import torch
 
+    from rlback.models.conversations import prompt_ids
     from rlback.models.policy import token_logps
-    from rlback.models.tokenizers import encode_prompt
 
     config, source = context.config, context.source
     prompts = source.prompts("eval", config.evaluation.prompts, seed_of(config.seed, "eval"))
     policy = context.load_policy(context.candidate)
     samples = context.draw(policy, prompts, seed=seed_of(config.seed, "eval samples"))
     drawn = completions_of(policy, samples)
-    tokens, ids = [encode_prompt(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
+    tokens, ids = [prompt_ids(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
     proxy = None
     if context.config.fits_reward_models:
         proxy = float(context.load_reward_model(context.reward_digest).score(tokens, ids).mean())

@@ -116,6 +116,7 @@ def simulated_annotator(context: Context) -> SimulatedAnnotator:
         temperature=settings.temperature,
         lapse=settings.lapse,
         hype_bias=settings.hype_bias,
+        hype=context.source.hype,
     )
 
 

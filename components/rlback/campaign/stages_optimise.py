@@ -95,7 +95,7 @@ def run_optimise(context: Context) -> StageResult:
 
 def _on_samples(context: Context, policy: Policy, reference: Policy, start: Version) -> _Optimised:
     """Optimises on the policy's own samples, against whatever scores them."""
-    from rlback.models.tokenizers import encode_prompt
+    from rlback.models.conversations import prompt_ids
     from rlback.settings import PPOConfig
     from rlback.training.on_policy import optimise
 
@@ -103,7 +103,7 @@ def _on_samples(context: Context, policy: Policy, reference: Policy, start: Vers
     base = None if start.digest == context.base.digest else context.load_policy(context.base)
     count = settings.steps * settings.prompts_per_step
     prompts = context.source.prompts("train", count, context.seed("prompts"))
-    tokens = [tuple(encode_prompt(policy.tokenizer, prompt)) for prompt in prompts]
+    tokens = [tuple(prompt_ids(policy.tokenizer, prompt)) for prompt in prompts]
     texts = dict(zip(tokens, prompts, strict=True))
     file = context.work / "observations.jsonl"
     observer = Observer(
@@ -119,8 +119,8 @@ def _on_samples(context: Context, policy: Policy, reference: Policy, start: Vers
     result = optimise(
         policy, reference, scorer_of(context, policy, texts), tokens, settings,
         value=_value_of(policy) if isinstance(settings, PPOConfig) else None,
-        sampler=context.source.sampler(policy.tokenizer), seed=context.seed("optimise"), report=context.report,
-        state_dir=context.work / "state", observe=observer,
+        sampler=context.source.sampler(policy.tokenizer), sampler_identity=config.source.world or "",
+        seed=context.seed("optimise"), report=context.report, state_dir=context.work / "state", observe=observer,
         on_checkpoint=lambda done, current: _keep_step(context.work, done, settings.steps, current),
     )  # fmt: skip
     figures = {
@@ -146,8 +146,8 @@ def _on_pairs(context: Context, policy: Policy, reference: Policy, start: Versio
     pairs = [pair for pair in pairs if pair.target != 0.5]
     steps = max(1, math.ceil(settings.epochs * len(pairs) / settings.batch))
     metrics = fit_dpo(
-        policy, reference, pairs, settings, seed=context.seed("optimise"), report=context.report,
-        state_dir=context.work / "state",
+        policy, reference, pairs, settings, own=context.source.own_tokens(policy.tokenizer),
+        seed=context.seed("optimise"), report=context.report, state_dir=context.work / "state",
         on_checkpoint=lambda done, current: _keep_step(context.work, done, steps, current),
     )  # fmt: skip
     return _Optimised(steps, {"stopped": "steps", "pairs": len(pairs), "given": given, "verdicts": counts, "dpo": metrics}, [])

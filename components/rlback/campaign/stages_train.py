@@ -130,11 +130,11 @@ def run_fit_reward(context: Context) -> StageResult:
         state_dir=context.work / "state",
     )  # fmt: skip
     # The same base samples after every fit, so that a unit of score, and with it beta, keeps its meaning.
-    from rlback.models.tokenizers import encode_prompt
+    from rlback.models.conversations import prompt_ids
 
     prompts = context.source.prompts("train", settings.reference_samples, seed_of(context.config.seed, "reference"))
     drawn = context.complete(base, prompts, seed=seed_of(context.config.seed, "reference"))
-    model.rescale([encode_prompt(base.tokenizer, p) for p in prompts], [c.ids for c in drawn])
+    model.rescale([prompt_ids(base.tokenizer, p) for p in prompts], [c.ids for c in drawn])
     accuracy = _held_out(base, model, held, context)
     digest = save_reward_model(model, context.work / "reward-model")
     numbers = {**metrics, **{k: v for k, v in (accuracy or {}).items() if isinstance(v, float)}}
@@ -185,7 +185,7 @@ def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[
 
 def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int]]:
     """Labels of all batches so far as pairs of the very token ids that were sampled; ties have the target 1/2."""
-    from rlback.models.tokenizers import encode_prompt
+    from rlback.models.conversations import prompt_ids
     from rlback.training.reward import TokenPair
 
     pairs, counts = [], {"a": 0, "b": 0, "tie": 0, "skip": 0}
@@ -201,16 +201,17 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
                 continue
             chosen, rejected = (item.b, item.a) if label.verdict == "b" else (item.a, item.b)
             target = 0.5 if label.verdict == "tie" else 1.0
-            prompt = encode_prompt(base.tokenizer, item.prompt)
+            prompt = prompt_ids(base.tokenizer, item.prompt)
             pairs.append(TokenPair(prompt, chosen.ids, rejected.ids, target=target))
     return pairs, counts
 
 
 def _token_pair(base: Policy, pair: PreferencePair, prompt_limit: int, completion_limit: int) -> TokenPair:
-    from rlback.models.tokenizers import encode_completion, encode_prompt
+    from rlback.models.conversations import prompt_ids
+    from rlback.models.tokenizers import encode_completion
     from rlback.training.reward import TokenPair
 
-    prompt = encode_prompt(base.tokenizer, pair.prompt)
+    prompt = prompt_ids(base.tokenizer, pair.prompt)
     if len(prompt) > prompt_limit:
         prompt = [prompt[0], *prompt[-(prompt_limit - 1) :]]  # the end of a conversation is what is answered
 

@@ -16,12 +16,15 @@ from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import DPOConfig
-from rlback.training.batches import by_length, epoch_slice, total_lengths
+from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
 from rlback.training.on_policy import RATIO_TOLERANCE
 from rlback.training.parallel import ALONE, Share
 from rlback.training.reward import TokenPair, check_pairs
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
+
+#: (prompts, completions) -> (b, t) True on the tokens that the policy chose
+OwnTokens = Callable[[Sequence[Tokens], Sequence[Tokens]], Tensor]
 
 
 def fit_dpo(
@@ -35,11 +38,13 @@ def fit_dpo(
     state_dir: Path | None = None,
     save_every_s: float = 20.0,
     on_checkpoint: Callable[[int, Policy], None] | None = None,
+    own: OwnTokens | None = None,
     share: Share = ALONE,
 ) -> dict[str, float]:
     """Train `policy` in place; returns the last epoch's `loss`, `accuracy` (share of pairs whose implicit reward is
     higher for the chosen side) and `margin` (mean difference of implicit rewards).
 
+    `own` says which tokens of completions the policy chose, where something else wrote into them too; without it all.
     The reference's log-probabilities are computed once, before the first step. Resumes exactly, as every loop does.
     Raises DataError on no pairs or an empty side, TrainingDiverged on a loss or gradient that is not finite or when
     an equal reference does not give log-ratios of 0 at the first step.
@@ -63,12 +68,12 @@ def fit_dpo(
     history: list[list[float]] = kept.get("history", [])
     per_epoch = max(1, len(pairs) // config.batch)
     with torch.no_grad():
-        expected = _sums(reference, pairs, range(len(pairs)), config)
+        expected = _sums(reference, pairs, range(len(pairs)), config, own)
 
     for step in range(first, steps):
         batch = epoch_slice(len(pairs), config.batch, seed_of(seed, "dpo order"), step)
         mine = share.of(batch)
-        chosen, rejected = _sums(policy, pairs, mine, config)
+        chosen, rejected = _sums(policy, pairs, mine, config, own)
         reference_chosen, reference_rejected = (side[mine] for side in expected)
         if step == 0 and start == reference_digest and config.precision == "fp32":
             _check_start(chosen - reference_chosen, rejected - reference_rejected)
@@ -96,7 +101,9 @@ def fit_dpo(
     return _means(history)
 
 
-def _sums(policy: Policy, pairs: Sequence[TokenPair], rows: Sequence[int], config: DPOConfig) -> tuple[Tensor, Tensor]:
+def _sums(
+    policy: Policy, pairs: Sequence[TokenPair], rows: Sequence[int], config: DPOConfig, own: OwnTokens | None
+) -> tuple[Tensor, Tensor]:
     """log p of whole completions in nats: of the chosen and of the rejected sides of the pairs `rows`, (n,) each.
 
     Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
@@ -106,9 +113,10 @@ def _sums(policy: Policy, pairs: Sequence[TokenPair], rows: Sequence[int], confi
     pad = policy.tokenizer.pad_token_id
 
     def sums(part: list[int]) -> Tensor:
+        given, written = [prompts[i] for i in part], [completions[i] for i in part]
         with precision(config.precision, policy.model.device):
-            logps, _ = token_logps(policy.model, [prompts[i] for i in part], [completions[i] for i in part], pad)
-        return logps.sum(-1)  # 0 where padded
+            logps, _ = token_logps(policy.model, given, written, pad)
+        return (logps if own is None else logps * own(given, written).to(logps.device)).sum(-1)  # 0 where padded
 
     joined = by_length(sums, total_lengths(prompts, completions), config.max_padded)
     return joined[: len(rows)], joined[len(rows) :]

@@ -91,6 +91,7 @@ def optimise(
     seed: int,
     value: ValueModel | None = None,
     sampler: Sampler = sample,
+    sampler_identity: str = "",
     share: Share = ALONE,
     report: Report = silent,
     state_dir: Path | None = None,
@@ -100,13 +101,17 @@ def optimise(
 ) -> OptimiseResult:
     """Train `policy` in place on `scorer`'s scores, with a penalty on the KL from `reference`.
 
-    `value` is trained beside it and needed by PPO alone. Steps are numbered from 0; `on_checkpoint(done, policy)` is
-    called after `done` steps. Called again with the same arguments after a kill, inside a rollout's updates too, the
-    run ends in the same weights; `observe` and `on_checkpoint` are then called again for the steps since the last
-    saved state, with equal values, so key what they store by step. Of several processes (`share`) each computes its
-    part of every rollout and update, and the first one alone saves, reports and calls back. Raises TrainingDiverged
-    when a self-check of the first update fails or a score, loss or gradient is not finite; the newest saved state
-    stays as it was.
+    `value` is trained beside it and needed by PPO alone. `sampler_identity` says what besides the policy writes into
+    the completions (an environment), so that a saved state is not continued with another.
+
+    Steps are numbered from 0; `on_checkpoint(done, policy)` is called after `done` steps. Called again with the same
+    arguments after a kill, inside a rollout's updates too, the run ends in the same weights; `observe` and
+    `on_checkpoint` are then called again for the steps since the last saved state, with equal values, so key what
+    they store by step. Of several processes (`share`) each computes its part of every rollout and update, and the
+    first one alone saves, reports and calls back.
+
+    Raises TrainingDiverged when a self-check of the first update fails or a score, loss or gradient is not finite; the
+    newest saved state stays as it was.
     """
     if not prompts:
         raise DataError("there are no prompts to optimise on", remedy="give at least one prompt")
@@ -126,7 +131,7 @@ def optimise(
             asdict(config),
             seed,
             tokens_digest(prompts),
-            [weights_digest(trained), reference_digest, scorer.identity()],
+            [weights_digest(trained), reference_digest, scorer.identity(), sampler_identity],
         ]
     )
     state = StageState(state_dir, identity, trained, optimiser, every_s=save_every_s, writes=share.rank == 0)
