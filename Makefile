@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean help
+.PHONY: demo test lint bench clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -12,11 +12,14 @@ demo: $(STAMP)   ## the whole loop on the controlled world, about three minutes
 	@$(BIN)/rlback demo $(ARGS)
 
 test: $(STAMP)   ## every test, at most 15 minutes on two cores
-	@$(BIN)/ruff check components flows tests
+	@$(BIN)/ruff check components flows tests benchmarks
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)   ## style only
-	@$(BIN)/ruff check components flows tests
+	@$(BIN)/ruff check components flows tests benchmarks
+
+bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quiet machine (docs/benchmarks.md)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build

@@ -1,0 +1,1 @@
+"""How fast the training core is, beside TRL and beside what the processor can do at all. See docs/benchmarks.md."""
