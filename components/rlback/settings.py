@@ -126,9 +126,9 @@ class OnPolicy:
     beyond the first update the ratio to the sampling policy is clipped to [1 - ratio_low, 1 + ratio_high].
     `no_end_penalty` is taken off the reward of a completion that was cut before its end token. `kl_budget` (nats per
     completion, from the reference) ends the run before the update on the first rollout whose mean KL is above it.
-    `checkpoint_every` is in steps; 0: never. With `precision: bf16` the passes that are trained on run under bf16
-    autocast, the old and the reference's log-probabilities among them, in one more pass than fp32 needs: the sampler's
-    are fp32, and a token's ratio between the two was seen to be off by as much as 0.6 on a sharp policy.
+    `checkpoint_every` is in steps; 0: never. With `precision: bf16` all passes but sampling run under bf16 autocast: the
+    update, the reference and the reward model, and one more than fp32 needs for the old log-probabilities, since the
+    sampler's are fp32, and a token's ratio between the two was seen to be off by as much as 0.6 on a sharp policy.
     """
 
     steps: Count

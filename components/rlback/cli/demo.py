@@ -85,10 +85,13 @@ def _prefect(project: Project, engine: str) -> Iterator[None]:
 
 
 def _spawn(project: Project, campaign: str, engine: str) -> subprocess.Popen[str]:
+    from rlback.orchestration.engine import ending_with
+
     command = [sys.executable, "-m", "rlback", "--project", str(project.root), "advance", campaign, "--engine", engine]
     return subprocess.Popen(
-        [*command, "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--json"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=ending_with(os.getpid()),
+    )  # fmt: skip
 
 
 def _wait(processes: dict[str, subprocess.Popen[str]], started: dict[str, str]) -> None:

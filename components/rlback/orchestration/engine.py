@@ -99,7 +99,7 @@ def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            preexec_fn=_end_with(os.getpid()), cwd=project.root,
+            preexec_fn=ending_with(os.getpid()), cwd=project.root,
         )  # fmt: skip
     url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
@@ -118,14 +118,14 @@ def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
     )
 
 
-def _end_with(parent: int) -> Any:
+def ending_with(parent: int) -> Any:
     """A function that ties a child's life to ours, where the system can (Linux)."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
     def tie() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 

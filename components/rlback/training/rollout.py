@@ -116,7 +116,8 @@ def collect(
         first_row=mine.start * config.samples_per_prompt,
     )
     completions = drawn.completions()
-    scores = scorer.score(rows, completions).to(drawn.logps)
+    with precision(config.precision, policy.model.device):
+        scores = scorer.score(rows, completions).to(drawn.logps)
     _check_scores(scores, completions, scorer.graded, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
     logps = drawn.logps
