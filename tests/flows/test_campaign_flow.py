@@ -33,6 +33,21 @@ def test_a_flow_run_ends_waiting_for_an_approver_and_leaves_the_evidence(project
     assert "human win rate over start" in artifacts[0][1]
 
 
+def test_what_a_stage_refuses_is_told_once_and_without_a_traceback(project: Project):
+    """A data stage that finds data.dvc damaged: the message and its remedy, and nothing of Prefect's own."""
+    name = machine.start(project, check_config(changed(name="person"), "tiny"), Actor("ada", "human"))
+    (project.root / "data.dvc").write_text("outs: []")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "rlback", "--project", str(project.root), "advance", name],
+        capture_output=True, text=True, env=environment, cwd=project.root,
+    )  # fmt: skip
+    assert done.returncode == 3
+    said = [line for line in done.stderr.splitlines() if not line.startswith("person:")]
+    assert "data.dvc is not a pointer" in said[0]
+    assert len(said) == 2, done.stderr
+
+
 def test_flow_files_hold_wiring_only():
     """No arithmetic on figures and no training library in flows/, and every flow file ends in _flow.py."""
     files = sorted((ROOT / "flows").glob("*.py"))
