@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rlback.models import products
-from rlback.models.products import constant, linear, product, takes
+from rlback.models.products import Constant, linear, product, takes
 
 X = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
 W = torch.randn(6, 8, generator=torch.Generator().manual_seed(2))
@@ -45,10 +45,11 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_a_constant_weight_is_laid_out_once(rows: int) -> None:
     """The layout is made for a number of rows; products with another number are as right."""
-    multiply = constant(W, rows)
+    multiply = Constant(W, rows)
     for count in (1, 2, 15):
         x = X.flatten(0, 1)[:count]
         assert torch.allclose(multiply(x), x @ W.t(), atol=1e-5)
+        assert torch.allclose(multiply.plus(x, x[:, :6]), x @ W.t() + x[:, :6], atol=1e-5)
 
 
 def test_what_onednn_is_not_asked_for() -> None:
@@ -59,7 +60,7 @@ def test_what_onednn_is_not_asked_for() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not takes(X, W)
         assert product(X, W).dtype == torch.bfloat16
-    assert torch.allclose(constant(W.double(), 4)(X.double().flatten(0, 1)), X.double().flatten(0, 1) @ W.double().t())
+    assert torch.allclose(Constant(W.double(), 4)(X.double().flatten(0, 1)), X.double().flatten(0, 1) @ W.double().t())
 
 
 def test_without_the_operator_the_results_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +68,7 @@ def test_without_the_operator_the_results_stay(monkeypatch: pytest.MonkeyPatch) 
     here = product(X, W)
     monkeypatch.setattr(products, "_FOUND", None)
     assert torch.allclose(product(X, W), here, atol=1e-5)
-    assert torch.allclose(constant(W, 3)(X[0]), here[0], atol=1e-5)
+    assert torch.allclose(Constant(W, 3)(X[0]), here[0], atol=1e-5)
 
 
 def test_a_layer_with_a_bias_is_asked_itself() -> None:

@@ -9,7 +9,6 @@ Prompts are padded on the left here, so that every row writes its next token int
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,7 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from rlback.models.adapters import dense_weight, is_dense
-from rlback.models.products import constant
-
-#: x (r, k) to its product with a constant weight
-Product = Callable[[Tensor], Tensor]
+from rlback.models.products import Constant
 
 _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
 
@@ -67,8 +63,8 @@ class LlamaDecoder:
             query, key = self._interleave(query) * attention.scaling, self._interleave(key)
             qkv = torch.cat([query, key, value]) * (layer.input_layernorm.weight * math.sqrt(d))
             gate_up = torch.cat([gate, up]) * (layer.post_attention_layernorm.weight * math.sqrt(d))
-            self.layers.append(tuple(constant(weight, rows) for weight in (qkv, out, gate_up, down)))
-        self.output = constant(dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d)), rows)
+            self.layers.append(tuple(Constant(weight, rows) for weight in (qkv, out, gate_up, down)))
+        self.output = Constant(dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d)), rows)
         positions = torch.arange(max_positions, device=self.embedding.device)[None]
         cos, sin = model.model.rotary_emb(self.embedding.new_zeros((), dtype=torch.float32), positions)
         self.turns = torch.complex(cos[0, :, : self.width // 2], sin[0, :, : self.width // 2])
@@ -100,7 +96,7 @@ class LlamaDecoder:
             attended = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask[:, None], scale=1.0, enable_gqa=self.groups != self.heads
             )
-            x = x + out(attended.transpose(1, 2).reshape(len(x), -1))
+            x = out.plus(attended.transpose(1, 2).reshape(len(x), -1), x)
             x = self._mlp(x, gate_up, down)
         self.filled, self.slots = length, slots
         self.position = valid.sum(1)[rows_of]
@@ -133,7 +129,7 @@ class LlamaDecoder:
             keys, values = keys.flatten(0, 1)[..., :end], values.flatten(0, 1)[:, :end]
             scores = torch.bmm(q, keys) if bias is None else torch.baddbmm(bias, q, keys)
             attended = torch.bmm(scores.softmax(-1), values)
-            x = x + out(attended.view(rows, -1))
+            x = out.plus(attended.view(rows, -1), x)
             x = self._mlp(x, gate_up, down)
         self.position = self.position + 1
         return self._logits(x)
@@ -151,7 +147,7 @@ class LlamaDecoder:
         """
         return weight.view(-1, 2, self.width // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
-    def _project(self, x: Tensor, qkv: Product, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, qkv: Constant, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries (n, h, c) and keys (n, g, c), and values (n, g, c); x (n, d), turns (n, 1, c/2)."""
         states = (qkv(x) * self._inverse_norm(x)).view(len(x), -1, self.width)
         turned = self.heads + self.groups
@@ -159,9 +155,9 @@ class LlamaDecoder:
         rotated = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
         return rotated[:, : self.heads], rotated[:, self.heads :], states[:, turned:]
 
-    def _mlp(self, x: Tensor, gate_up: Product, down: Product) -> Tensor:
+    def _mlp(self, x: Tensor, gate_up: Constant, down: Constant) -> Tensor:
         gate, up = (gate_up(x) * self._inverse_norm(x)).chunk(2, -1)
-        return x + down(self.activation(gate) * up)
+        return down.plus(self.activation(gate) * up, x)
 
     def _logits(self, x: Tensor) -> Tensor:
         return (self.output(x) * self._inverse_norm(x)).float()

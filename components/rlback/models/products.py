@@ -9,7 +9,6 @@ and the tensors alone, never on a timing, so a run on one machine is reproducibl
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,19 +53,33 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
 
 
-def constant(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """Multiplies x (r, k) by a weight (n, k) transposed that no longer changes; without a gradient.
+class Constant:
+    """Multiplies by a weight (n, k), transposed, that no longer changes; without a gradient.
 
     On the oneDNN path the weight is laid out once, for products with about `rows` rows.
     """
-    weight = weight.detach().contiguous()
-    if not takes(weight, weight):
-        transposed = weight.t()
-        return lambda x: x @ transposed
-    assert _FOUND is not None
-    multiply, layout = _FOUND
-    packed = layout(weight, rows)
-    return lambda x: multiply(x, packed, None, "none", [], "")
+
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        weight = weight.detach().contiguous()
+        self._packed: Tensor | None = None
+        if takes(weight, weight):
+            assert _FOUND is not None
+            self._multiply, layout = _FOUND
+            self._packed = layout(weight, rows)
+        else:
+            self._transposed = weight.t()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (r, k) to (r, n)."""
+        if self._packed is None:
+            return x @ self._transposed
+        return self._multiply(x, self._packed, None, "none", [], "")
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """The same, plus `other` (r, n)."""
+        if self._packed is None:
+            return torch.addmm(other, x, self._transposed)
+        return self._multiply.binary(x, other, self._packed, None, "add")
 
 
 class _Product(torch.autograd.Function):

@@ -199,31 +199,36 @@ def _sample_batch(
 
     ragged = int(room.min()) < steps
     alive = torch.arange(rows, device=device)  # which row of the batch each row of the decoder is
+    going = torch.ones(rows, dtype=torch.bool, device=device)  # of the decoder's rows, those without an end yet
     for step in range(steps):
         token, logp = _draw(logits, uniforms[:, step], temperature)
-        going = length[alive] == 0
         if place is None:
-            own, done = going, token == eos_id
-            over = done
+            over = done = token == eos_id
         else:
             token, own, over, done = _ask(place, alive, going, token)
-        ids[alive, step] = token
-        logps[alive, step] = logp
-        chosen[alive, step] = own
-        ended = going & (over | (room[alive] == step + 1))
-        length[alive[ended]] = step + 1
-        finished[alive[ended & done]] = True
-        going = going & ~ended
-        left = int(going.sum())
-        if left == 0:
-            break
-        # A row without room left must leave at once: its next position may be none of the model's.
-        if left <= (1 - _DROP_SHARE) * len(alive) or (ragged and bool((room[alive] == step + 1).any())):
-            kept = going.nonzero().squeeze(1)
-            decoder.keep(kept)
-            alive, token, uniforms = alive[kept], token[kept], uniforms[kept]
+            chosen[alive, step] = own
+        where = slice(None) if len(alive) == rows else alive
+        ids[where, step] = token
+        logps[where, step] = logp
+        ended = going & over
+        if ragged or step + 1 == steps:
+            ended |= going & (room[alive] == step + 1)
+        if bool(ended.any()):
+            length[alive[ended]] = step + 1
+            finished[alive[ended & done]] = True
+            going = going & ~ended
+            left = int(going.sum())
+            if left == 0:
+                break
+            # A row without room left must leave at once: its next position may be none of the model's.
+            if left <= (1 - _DROP_SHARE) * len(alive) or (ragged and bool((room[alive] == step + 1).any())):
+                kept = going.nonzero().squeeze(1)
+                decoder.keep(kept)
+                alive, token, uniforms, going = alive[kept], token[kept], uniforms[kept], going[kept]
         logits = decoder.step(token)
     past = torch.arange(steps, device=device) >= length[:, None]
+    if place is None:
+        chosen = ~past
     return ids.masked_fill_(past, pad_id), chosen, logps.masked_fill_(~chosen, 0.0), length, finished
 
 
