@@ -56,6 +56,11 @@ OptimiseConfig = Annotated[
 ]
 
 
+#: A campaign's name becomes part of paths.
+CAMPAIGN_NAME = r"^[a-z][a-z0-9-]{0,40}$"
+LARGEST_CONFIG_BYTES = 100_000
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -173,7 +178,7 @@ class CampaignConfig(_Part):
     base: `base`). `refresh`: whether the reward model is fitted anew after each round.
     """
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    name: str = Field(pattern=CAMPAIGN_NAME)
     policy: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,40}$")
     seed: int = Field(0, ge=0)
     threads: int = Field(1, gt=0)
@@ -211,6 +216,9 @@ class CampaignConfig(_Part):
             raise ValueError("scores: annotators asks for a verdict in every step, so labels.annotators must be simulated")
         if isinstance(self.optimise, DPOCampaign) and self.scores != "reward_model":
             raise ValueError("optimise.method: dpo learns from pairs and asks for no scores; leave scores out")
+        shape, tokens = self.base.shape, self.optimise.max_new_tokens
+        if self.base.path is None and shape is not None and shape.max_positions <= tokens:
+            raise ValueError(f"base.shape.max_positions {shape.max_positions} has no room for a prompt and {tokens} new tokens")
         if self.policy in ("latest",) or (self.policy[0] == "v" and self.policy[1:].isdigit()):
             raise ValueError(f"policy: {self.policy!r} is a reserved name")
         return self
@@ -223,12 +231,16 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> Campaign
         ConfigError: the file is missing or no YAML mapping, or a key or value is wrong.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is not a regular file", remedy="give a YAML file; see configs/ for examples")
+        if path.exists() and path.stat().st_size > LARGEST_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {LARGEST_CONFIG_BYTES} bytes, which no configuration is")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}", remedy="see configs/ for examples") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration file {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values")
@@ -246,11 +258,12 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
         more = error.error_count() - 1
         tail = f" (and {more} more)" if more else ""
         message, remedy = _explain(first, place, tail)
-        raise ConfigError(message, remedy=remedy) from None
+    # Raised outside the handler: the text of pydantic's error holds all of its input, however large that has grown.
+    raise ConfigError(message, remedy=remedy)
 
 
 def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
@@ -269,7 +282,7 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
         return f"{place}: the key `{dotted}` is missing{tail}", f"add `{dotted}:` to the file"
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+    shown = f" (it is {repr(given)[:80]})" if isinstance(given, (str, int, float, bool)) else ""
     return f"{place}: `{dotted or 'the campaign'}`: {message}{shown}{tail}", None
 
 
@@ -301,7 +314,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r} is not of the form key=value")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):
         raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
     if isinstance(parsed, float) and not math.isfinite(parsed):
         raise ConfigError(f"--set {key}: the value must be finite")

@@ -163,7 +163,7 @@ def full_disk(error: BaseException, root: Path) -> str | None:
         seen.append(found)
         if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
             return str(found.filename2 or found.filename or "")
-        if not isinstance(found, RlbackError):
+        if not isinstance(found, RlbackError | ValueError):
             text = str(found)
             if any(words in text for words in _FULL) or ("disk I/O error" in text and _nearly_full(root)):
                 return ""

@@ -206,6 +206,20 @@ def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_
         assert long not in [item.comparison.prompt for item in stored(project.store, "people.r1")]
 
 
+def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):
+    """One word of the frozen copy turned round before the gate: the stage refuses and names the file, until it is back."""
+    with entered(tmp_path / "p") as project:
+        (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
+        start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "rounds=1")
+        command("label", "people", "--as", "ann", keys="111111")
+        frozen = project.state / "snapshots" / "people-source" / "pairs-train.jsonl"
+        good = frozen.read_text()
+        frozen.write_text(good.replace("helps", "harms", 1))
+        assert "people-source: pairs-train.jsonl has other bytes" in advance(status=3)
+        frozen.write_text(good)
+        assert "rlback gate show people.r1" in advance()
+
+
 def test_without_a_prompt_that_fits_the_setting_to_change_is_named(tmp_path: Path):
     """Prompts of five words and a limit of four tokens: the campaign stops with the file and the setting."""
     with entered(tmp_path / "p"):

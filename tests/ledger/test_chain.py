@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlback.ledger.chain import GENESIS, check_heads, event_hash, first_break
+from rlback.errors import LedgerError
+from rlback.ledger.chain import GENESIS, MOST_UNSIGNED, check_heads, check_newest, event_hash, first_break
 from rlback.ledger.heads import Heads
 
 
@@ -91,3 +92,41 @@ def test_the_key_is_for_its_owner_alone(tmp_path: Path):
     heads = Heads(tmp_path / "heads.jsonl", tmp_path / "key")
     heads.append(1, "a" * 64)
     assert heads.key_file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("line", ["\ufffd", '{"seq":1e400}', '{"hash":"a","seq":1e400,"signature":"00"}', "[" * 100_000, "[]", "7"])
+def test_a_line_that_neither_we_nor_a_crash_wrote_is_named_by_its_number(line: str):
+    """Anything but a head or the beginning of one is a break of the file, not of an event."""
+    broken = check_heads(["", line], {1: "a"}, lambda message, signature: True)
+    assert broken.seq == 0
+    assert "line 2" in broken.why
+
+
+def test_heads_reach_the_end_of_the_chain_but_for_one_transaction(tmp_path: Path):
+    """With event 10 signed last, 18 events may be there and no 19th; without a file at most the first event."""
+    heads = Heads(tmp_path / "heads.jsonl", tmp_path / "key")
+    assert heads.lines_if_any() is None
+    assert check_newest(None, 0) is None
+    assert check_newest(None, 1) is None
+    assert "gone" in check_newest(None, 2).why
+    heads.append(10, "a" * 64)
+    heads.append(9, "b" * 64)  # two writers may sign in either order
+    assert MOST_UNSIGNED == 8
+    assert check_newest(heads.lines(), 18) is None
+    assert check_newest(heads.lines(), 19).seq == 11
+
+
+def test_the_newest_signed_event_must_be_there_to_go_on(tmp_path: Path):
+    """A chain that lacks it, or holds another in its place, is refused; a head that is not ours counts for nothing."""
+    heads = Heads(tmp_path / "heads.jsonl", tmp_path / "key")
+    heads.require_reached({}.get)
+    heads.append(3, "c" * 64)
+    heads.append(2, "b" * 64)
+    with heads.file.open("a") as file:
+        file.write('{"hash":"d","seq":9,"signature":"00"}\n[[\n')
+    assert heads.newest() == (3, "c" * 64)
+    heads.require_reached({3: "c" * 64}.get)
+    with pytest.raises(LedgerError, match="no such event"):
+        heads.require_reached({2: "b" * 64}.get)
+    with pytest.raises(LedgerError, match="another one"):
+        heads.require_reached({3: "d" * 64}.get)

@@ -13,6 +13,7 @@ import pytest
 from rlback.campaign import machine
 from rlback.config import check_config
 from rlback.data import snapshot
+from rlback.errors import LedgerError
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
@@ -43,6 +44,19 @@ def test_a_finished_campaign_verifies(finished: Project):
         ("UPDATE labels SET verdict = 'tie' WHERE id = 30", "labels of tiny.r1"),
         ("UPDATE decisions SET verdict = 'approve', approver = 'ada'", "its decision is not the one"),
         ("DELETE FROM decisions", "has lost"),
+        ("UPDATE decisions SET approver_kind = 'human'", "approver_kind"),
+        ("UPDATE decisions SET reason = 'because'", "reason"),
+        ("UPDATE decisions SET evidence_digest = 'f'", "evidence_digest"),
+        ("UPDATE gates SET state = 'expired' WHERE round = 1", "gate tiny.r1: its state"),
+        ("UPDATE campaigns SET config = replace(config, 'simulated', 'human')", "campaign tiny: its configuration"),
+        ("UPDATE campaigns SET config_digest = 'f'", "campaign tiny: its config_digest"),
+        ("UPDATE campaigns SET inputs = '{\"pairs\":{}}'", "campaign tiny: its inputs"),
+        ("UPDATE campaigns SET started_by = 'eve'", "campaign tiny: its started_by"),
+        ("UPDATE campaigns SET state = 'active'", "campaign tiny: its state"),
+        ("UPDATE versions SET status = 'base' WHERE round = 1", "policy@2: its status"),
+        ("UPDATE versions SET parent = 7 WHERE round = 1", "policy@2: its parent"),
+        ("DELETE FROM versions WHERE round = 1", "version policy@2: it is in the ledger, but the table has lost it"),
+        ("DELETE FROM stages WHERE stage = 'evaluate' AND round = 1", "tiny round 1 evaluate: the ledger has it"),
         ("UPDATE aliases SET version = 77", "aliases of policy"),
         ("UPDATE events SET actor = 'eve' WHERE seq = 9", "event 9"),
         ("DELETE FROM events WHERE seq > 20", "tail was cut"),
@@ -94,6 +108,97 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda source: (source / "more.jsonl").write_text("{}"), "more.jsonl does not belong"),
     (lambda source: (source / "link").symlink_to("one.jsonl"), "link is a symbolic link"),
 ]
+
+
+def rewrite(project: Project, *statements: str) -> None:
+    """Runs statements on the ledger's file as another program would, the triggers dropped."""
+    connection = sqlite3.connect(project.state / "ledger.db")
+    for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        connection.execute(f"DROP TRIGGER {trigger}")
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE stages SET output = '{' WHERE stage = 'evaluate' AND round = 1", "tiny round 1 evaluate: its output"),
+        ("UPDATE stages SET output = '{' WHERE stage = 'snapshot'", "snapshot: its output"),
+        ("UPDATE events SET payload = '{' WHERE seq = 9", "event 9"),
+        ("UPDATE events SET payload = '[]' WHERE seq = 9", "its payload is no JSON object"),
+        ("UPDATE events SET time = x'00' WHERE seq = 9", "event 9 was altered"),
+        ("UPDATE gates SET evidence = '{' WHERE round = 1", "gate tiny.r1: its evidence"),
+        ("UPDATE campaigns SET config = '{'", "campaign tiny: its configuration"),
+        ("UPDATE versions SET lineage = '{' WHERE round = 1", "has not the form that was written"),
+        ("DROP TABLE labels", "no such table: labels"),
+        ("DROP TABLE events", "no such table: events"),
+    ],
+)
+def test_damage_is_named_and_does_not_end_the_verification(finished: Project, statement: str, named: str):
+    """Text that is no JSON, a wrong type and a dropped table are findings like any other."""
+    rewrite(finished, "PRAGMA foreign_keys=OFF", statement)
+    assert any(named in finding for finding in findings(finished))
+
+
+def test_an_overwritten_page_is_named_with_the_database(finished: Project):
+    """Pages of the database full of other bytes give findings that name its file, not an error of SQLite."""
+    store = finished.store
+    assert store.event_count() > 0
+    store.close()
+    rewrite(finished)
+    path = finished.state / "ledger.db"
+    content = bytearray(path.read_bytes())
+    connection = sqlite3.connect(path)
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()
+    connection.close()
+    content[(page - 1) * size : page * size] = b"\xff" * size
+    path.write_bytes(content)
+    found = verify(finished, None).findings
+    assert any("ledger.db cannot be read" in finding.what for finding in found)
+    assert all(finding.remedy for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda heads: heads.unlink(), "the file of signed heads is gone"),
+        (lambda heads: heads.write_bytes(heads.read_bytes() + b"\xff\n"), "was altered"),
+        (lambda heads: heads.write_bytes(heads.read_bytes() + b'{"seq":1e400}\n'), "was altered"),
+        (lambda heads: heads.write_bytes(heads.read_bytes() + b"[" * 100_000 + b"\n"), "was altered"),
+        (lambda heads: heads.write_bytes(b"".join(heads.read_bytes().splitlines(True)[:8])), "the newest signed head is"),
+        (lambda heads: heads.write_bytes(b""), "the newest signed head is that of event 0"),
+        (lambda heads: (heads.unlink(), heads.mkdir()), "ledger-heads.jsonl cannot be read"),
+    ],
+)
+def test_a_spoilt_file_of_signed_heads_is_named(finished: Project, spoil: Callable[[Path], object], named: str):
+    """Gone, cut, emptied or filled with what is no head, the file is a finding, and the only one."""
+    spoil(finished.store.heads.file)
+    (found,) = verify(finished, None).findings
+    assert found.where.startswith(("signed heads", "event"))
+    assert named in found.what
+
+
+def test_a_signing_key_that_is_a_directory_is_named(finished: Project):
+    """What lies in the key's place and cannot be read is named with its path."""
+    finished.store.heads.key_file.unlink()
+    finished.store.heads.key_file.mkdir()
+    (found,) = verify(finished, None).findings
+    assert "signing.key cannot be read" in found.what
+    assert "backup" in found.remedy
+
+
+def test_a_campaign_does_not_go_on_from_a_ledger_whose_tail_was_cut(finished: Project):
+    """`advance` refuses where an event that was signed is gone, and writes nothing."""
+    last = finished.store.event_count()
+    machine.prepare(finished, "tiny")
+    rewrite(finished, f"DELETE FROM events WHERE seq = {last}")
+    with pytest.raises(LedgerError, match=f"event {last} was signed"):
+        machine.advance(finished, "tiny")
+    assert finished.store.event_count() == last - 1
 
 
 @pytest.mark.parametrize(("damage", "named"), DAMAGE)

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from rlback import __version__
 from rlback.campaign.plan import Recorded, Step
-from rlback.campaign.sources import Source, open_source
+from rlback.campaign.sources import PairsSource, Source, open_source
 from rlback.config import CampaignConfig
 from rlback.errors import StageError
 from rlback.ledger.store import Transaction
@@ -66,8 +66,12 @@ class Context:
 
     @cached_property
     def source(self) -> Source:
-        """The campaign's source of prompts and first preferences."""
-        return open_source(self.project, self.config, self.campaign, self.inputs, self._prompt_tokens)
+        """The campaign's source of prompts and first preferences; a frozen copy of them is checked before it is read."""
+        source = open_source(self.project, self.config, self.campaign, self.inputs, self._prompt_tokens)
+        made = self.recorded.get((0, "data", 1))
+        if made is not None and isinstance(source, PairsSource):
+            source.require_as_frozen(made)
+        return source
 
     def _prompt_tokens(self, prompt: str) -> int:
         from rlback.models.conversations import prompt_ids

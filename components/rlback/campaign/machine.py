@@ -8,6 +8,7 @@ any instant; the outcome is the same.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from rlback.campaign.foreign_base import describe_base
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
-from rlback.config import CampaignConfig
+from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
 from rlback.labelling.batches import open_count
 from rlback.ledger.store import now
@@ -33,6 +34,7 @@ from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import reconcile
+from rlback.worlds import load_world
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def start(
         ConfigError: an input is missing, or the name is in use.
         CheckpointError: there is no model that can be read at `base.path`.
     """
+    if name is not None:
+        check_name(name)
     described = describe_inputs(project, config, inputs or {})
     tree = config.model_dump(mode="json")
     with project.store.transaction() as transaction:
@@ -82,12 +86,23 @@ def start(
     return chosen
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError unless `name` is one for a campaign: it becomes part of paths."""
+    if re.fullmatch(CAMPAIGN_NAME, name) is None:
+        raise ConfigError(
+            f"{name[:60]!r} is no name for a campaign",
+            remedy="take lower-case letters, digits and hyphens, at most 41, a letter first",
+        )
+
+
 def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, Path]) -> dict[str, dict[str, str]]:
     """Path and SHA-256 of everything a campaign reads from outside: the files given, and the model at `base.path`.
 
     Raises:
         ConfigError, CheckpointError: see `start`.
     """
+    if config.source.world is not None:
+        load_world(config.source.world)  # now, and not in a stage of a campaign that is on record already
     if config.source.world is None and "pairs" not in given:
         raise ConfigError(
             "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
@@ -207,6 +222,7 @@ def finish(project: Project, name: str, reason: str) -> None:
 
 def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> None:
     """Makes the registry ready and mends what a kill may have left between the ledger and its mirror."""
+    project.store.require_signed()
     mirror = mirror or MlflowStore(project.root)
     with project.naming_full_disk():
         mirror.prepare()

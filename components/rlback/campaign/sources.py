@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,11 @@ class PairsSource:
     @property
     def _frozen(self) -> Path:
         return self.project.state / "snapshots" / f"{self.campaign}-source"
+
+    def require_as_frozen(self, made: Mapping[str, Any]) -> None:
+        """Compares every byte of the frozen copy with what `make_data` said of it. Raises DataError naming the file."""
+        version = snapshot.DataVersion(made["data_version"], made["sha256"], made["files"], 0)
+        snapshot.verify(self.project.root, self._frozen, version)
 
     def make_data(self) -> dict[str, Any]:
         from rlback.models.conversations import plain_text

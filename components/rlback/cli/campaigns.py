@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
         overrides["seed"] = options.seed
     config = read_config(Path(options.config), overrides)
     inputs = _inputs(options, config)
+    if options.name is not None:
+        machine.check_name(options.name)
     machine.describe_inputs(project, config, inputs)
     counts = _counted(config, inputs)
     if options.dry_run:

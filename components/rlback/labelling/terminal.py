@@ -47,7 +47,11 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
                 if previous is None:
                     print("There is nothing to undo yet.")
                 else:
-                    position -= 1  # shown again: the new label is a new revision, the old one stays on record
+                    position -= 1
+                    # The label stays on record; a skip as its next revision takes it out of every count, whether or
+                    # not the comparison, which is shown again, gets another one.
+                    undone, seen_left = previous
+                    record_label(store, undone.id, annotator, "skip", seen_left, 0.0)
                     previous = None
                 continue
             verdict = _verdict(key, left)

@@ -1,17 +1,22 @@
 """Signed heads: the newest event's number and hash, signed, in a file apart from the database.
 
 The key is made on first use and lies in the project's state directory with owner-only rights. Whoever cuts
-the ledger's tail must also rewrite this file, and whoever rewrites it needs the key.
+the ledger's tail must also cut this file, and whoever rewrites it needs the key.
+
+What this cannot show: cutting the events and the heads at the same place, or putting both back from the same
+older copy, leaves a shorter ledger that verifies. Only an anchor elsewhere finds that: the newest head's line
+kept where whoever holds this project cannot write (a commit that was pushed, a mail, a notary).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from rlback.errors import LedgerError
-from rlback.ledger.chain import head_text
+from rlback.ledger.chain import head_text, read_head
 from rlback.records import canonical_json
 
 
@@ -36,8 +41,60 @@ class Heads:
             os.close(handle)
 
     def lines(self) -> list[str]:
-        """The lines of the file, whole or not."""
-        return self.file.read_text().splitlines() if self.file.exists() else []
+        """The lines of the file, whole or not; a byte that is no UTF-8 is read as U+FFFD, which no head holds.
+
+        Raises:
+            LedgerError: the file cannot be read.
+        """
+        return self.lines_if_any() or []
+
+    def lines_if_any(self) -> list[str] | None:
+        """`lines`, or None where there is no such file."""
+        try:
+            return self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LedgerError(
+                f"the signed heads {self.file} cannot be read: {error.strerror or error}",
+                remedy="make it a readable file again, from a backup of the project where its content is lost",
+            ) from error
+
+    def newest(self) -> tuple[int, str] | None:
+        """Number and hash of the newest event with a head that we signed, or None; damaged lines are passed over."""
+        found = []
+        for line in self.lines():
+            try:
+                head = read_head(line)
+            except ValueError:
+                continue
+            if head is not None:
+                found.append(head)
+        for seq, hash_, signature in sorted(found, reverse=True):
+            if self.verify(head_text(seq, hash_), signature):
+                return seq, hash_
+        return None
+
+    def require_reached(self, hash_at: Callable[[int], str | None]) -> None:
+        """Refuses to go on from a chain without the newest event that was signed.
+
+        `hash_at(seq)` is the hash of the chain's event `seq`, None where there is no such event; it is called
+        after the heads are read, as another process may be writing.
+
+        Raises:
+            LedgerError: the chain ends before that event or holds another in its place, or the key is gone.
+        """
+        newest = self.newest()
+        if newest is None:
+            return
+        seq, hash_ = newest
+        held = hash_at(seq)
+        if held != hash_:
+            what = "has no such event" if held is None else "holds another one in its place"
+            raise LedgerError(
+                f"event {seq} was signed in {self.file}, but the ledger {what}: its tail was cut or replaced",
+                remedy="look with `rlback verify`; restore the database and the signed heads from the same backup",
+            )
 
     def verify(self, message: bytes, signature: str) -> bool:
         """Whether a signature (hex) over a message is ours."""
@@ -62,6 +119,10 @@ class Heads:
                 ) from None
         except ValueError:
             raise LedgerError(f"the signing key {self.key_file} is damaged", remedy="restore it from a backup") from None
+        except OSError as error:
+            raise LedgerError(
+                f"the signing key {self.key_file} cannot be read: {error.strerror or error}", remedy="restore it from a backup"
+            ) from error
         self.key_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.key_file.with_name(f"{self.key_file.name}.{secrets.token_hex(8)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

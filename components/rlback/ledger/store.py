@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, make_url, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from rlback.errors import LedgerError
@@ -60,7 +60,7 @@ class Transaction:
 class Store:
     """The open database of one project."""
 
-    def __init__(self, url: str, heads: Heads) -> None:
+    def __init__(self, url: str | URL, heads: Heads) -> None:
         self.engine = _engine(url)
         self.heads = heads
         self._create()
@@ -69,17 +69,16 @@ class Store:
     def sqlite(cls, path: Path, heads: Heads) -> Store:
         """Opens, and where needed creates, a SQLite database file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{path}", heads)
+        return cls(URL.create("sqlite", database=str(path)), heads)  # a path may hold ? and %
 
     def _create(self) -> None:
         try:
-            held = self.first(select(tables.meta.c.value).where(tables.meta.c.key == "schema"))
-        except OperationalError as error:
-            if "no such table" not in str(error):
+            with self.engine.connect() as connection:
+                held = connection.execute(select(tables.meta.c.value).where(tables.meta.c.key == "schema")).first()
+        except DatabaseError as error:
+            if not isinstance(error, OperationalError) or "no such table" not in str(error):
                 raise _unreadable(self.engine, error) from error
             held = None
-        except DatabaseError as error:
-            raise _unreadable(self.engine, error) from error
         if held is None:
             with self._begin() as connection:
                 tables.metadata.create_all(connection)
@@ -116,28 +115,59 @@ class Store:
             transaction = Transaction(connection)
             yield transaction
         if transaction.head is not None:
-            # After the commit: a crash in between leaves a head behind by one event, which verify accepts.
+            # After the commit: a crash in between leaves heads behind by one transaction, which verify accepts.
             self.heads.append(*transaction.head)
 
     def rows(self, statement: Any) -> Sequence[Any]:
-        """All rows of a query, read outside any write transaction."""
-        with self.engine.connect() as connection:
+        """All rows of a query, read outside any write transaction.
+
+        Raises:
+            LedgerError: the database is damaged, lacks a table, or was locked for too long.
+        """
+        with self._reading() as connection:
             return connection.execute(statement).all()
 
     def first(self, statement: Any) -> Any:
-        """The first row of a query, or None."""
-        with self.engine.connect() as connection:
+        """The first row of a query, or None; raises as `rows` does."""
+        with self._reading() as connection:
             return connection.execute(statement).first()
 
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except DatabaseError as error:
+            raise _unreadable(self.engine, error) from error
+
+    def require_signed(self) -> None:
+        """Refuses to build on a ledger whose newest signed event is gone; see `Heads.require_reached`."""
+        column = tables.events.c
+        self.heads.require_reached(
+            lambda seq: row.hash if (row := self.first(select(column.hash).where(column.seq == seq))) else None
+        )
+
     def events(self, subject: str | None = None) -> list[Event]:
-        """Events in order, all of them or those of one subject."""
+        """Events in order, all of them or those of one subject.
+
+        Raises:
+            LedgerError: the payload of one is not the JSON that was written.
+        """
         query = select(tables.events).order_by(tables.events.c.seq)
         if subject is not None:
             query = query.where(tables.events.c.subject == subject)
         return [
-            Event(*row[:6], payload=json.loads(row.payload), previous=row.previous, hash=row.hash)
-            for row in self.rows(query)
+            Event(*row[:6], payload=self._payload(row), previous=row.previous, hash=row.hash) for row in self.rows(query)
         ]
+
+    def _payload(self, row: Any) -> dict[str, Any]:
+        with suppress(ValueError, TypeError, RecursionError):
+            if isinstance(payload := json.loads(row.payload), dict):
+                return payload
+        raise LedgerError(
+            f"event {row.seq} in {self.engine.url.database} was altered: its payload is no JSON object",
+            remedy="restore the database from a backup",
+        )
 
     def event_count(self) -> int:
         """How many events the ledger holds."""
@@ -148,10 +178,11 @@ class Store:
         self.engine.dispose()
 
 
-def _engine(url: str) -> Engine:
-    if not url.startswith("sqlite:"):
+def _engine(url: str | URL) -> Engine:
+    kind = make_url(url).get_backend_name()
+    if kind != "sqlite":
         raise LedgerError(
-            f"the database URL {url.split('://')[0]}://… is not SQLite, the only database this version writes",
+            f"the database URL {kind}://… is not SQLite, the only database this version writes",
             remedy="unset RLBACK_DATABASE_URL",
         )
     # AUTOCOMMIT leaves BEGIN and COMMIT to us: the driver's own rule begins transactions too late.
@@ -175,7 +206,11 @@ def _engine(url: str) -> Engine:
 
 
 def _unreadable(engine: Engine, error: Exception) -> LedgerError:
+    why = str(error.__cause__ or error)
+    locked = "locked" in why or "busy" in why
     return LedgerError(
-        f"the database {engine.url.database} cannot be read: {error.__cause__ or error}",
-        remedy="restore it from a backup, or start a new project with `rlback init DIR`",
+        f"the database {engine.url.database} cannot be read: {why}",
+        remedy="another process holds it; end that one, or try again later"
+        if locked
+        else "restore it from a backup, or start a new project with `rlback init DIR`",
     )

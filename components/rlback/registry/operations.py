@@ -104,6 +104,8 @@ def resolve(store: Store, address: str) -> Version:
         raise RegistryError(f"{address!r} names no checkpoint", remedy="write POLICY@N or POLICY@approved")
     policy, which = match.groups()
     if which.isdigit():
+        if len(which) > 9:
+            raise RegistryError(f"{address[:60]}: there is no such version", remedy="`rlback registry list` shows what there is")
         return get_version(store, policy, int(which))
     held = list_aliases(store, policy)
     if which not in held:
@@ -313,8 +315,14 @@ def _require_deployable(store: Store, target: Version) -> None:
             remedy=f"approved: {', '.join(_approved(store, target.policy)) or 'none'}",
         )
     decision = approver_of(store, target)
-    if decision is None or decision.approver_kind != "human":
-        by = f"{decision.approver}, a {decision.approver_kind} approver" if decision else "nobody on record"
+    # The row is for reading; who decided is taken from the event, which the hash chain covers.
+    said = next(
+        (e for e in store.events(target.campaign)
+         if decision and e.kind == "gate.decided" and e.payload["gate"] == decision.gate),
+        None,
+    )  # fmt: skip
+    if said is None or said.actor_kind != "human" or said.payload["verdict"] != "approve":
+        by = f"{said.actor}, a {said.actor_kind} approver" if said else "nobody on record"
         raise RegistryError(
             f"{target.address} was passed by {by}: it can never be deployed",
             remedy="run a campaign with gate.approver: human and let a person decide",

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import select
 
 from rlback.data import snapshot
-from rlback.errors import CheckpointError, DataError, RegistryError
-from rlback.ledger.chain import check_heads, first_break
+from rlback.errors import CheckpointError, DataError, LedgerError, RegistryError
+from rlback.ledger.chain import check_heads, check_newest, first_break
 from rlback.ledger.store import Store
-from rlback.ledger.tables import batches, campaigns, checkpoints, comparisons, decisions, events, gates, labels, stages
+from rlback.ledger.tables import campaigns, checkpoints, events, stages
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
-from rlback.records import digest_of
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_aliases, list_versions
+from rlback.registry.recorded import ROW_CHECKS, Finding
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that does not hold: where, what, and what to do."""
-
-    where: str
-    what: str
-    remedy: str
+#: How often rows and events are read anew where a running campaign writes in between.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -52,13 +48,41 @@ def verify(
     """Checks everything; without a mirror only what the database itself can show.
 
     Files are read block by block. A half-finished operation of a running or killed process is no finding:
-    `advance` finishes it.
+    `advance` finishes it. Damage that keeps one check from being made is a finding too; the others are made.
+
+    Raises:
+        LedgerError: the database cannot be opened at all.
     """
-    store = project.store
-    findings = [*_chain(store), *_rows(store)]
+    store, findings = project.store, list[Finding]()
+
+    def gather(where: str, look: Callable[[], Iterable[Any]]) -> list[Any]:
+        # What was written by hand into a column need not have the form that we write.
+        found = []
+        try:
+            for one in look():
+                found.append(one)
+        except LedgerError as error:
+            findings.append(Finding(where, error.message, error.remedy or ""))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            why = f"what is recorded has not the form that was written ({type(error).__name__}: {str(error)[:80]})"
+            findings.append(Finding(where, why, "restore the database from a backup"))
+        return found
+
+    findings += gather("ledger", lambda: _chain(store))
+    findings += gather("signed heads", lambda: _heads(store))
+    before = len(findings)
+    for _ in range(ATTEMPTS):
+        del findings[before:]
+        recorded = gather("events", store.events)
+        for where, rows_agree in ROW_CHECKS.items() if recorded else ():
+            findings += gather(where, partial(rows_agree, store, recorded))
+        count = len(gather("ledger", lambda: store.rows(select(events.c.seq))))
+        if count == len(recorded):  # else a process wrote meanwhile, and rows were compared with older events
+            break
     if mirror is None:
-        return Verification(store.event_count(), 0, 0, 0, findings)
-    held, snapshots, sources = store.rows(select(checkpoints)), _snapshots(store), _sources(project)
+        return Verification(count, 0, 0, 0, _once(findings))
+    held = gather("checkpoints", lambda: store.rows(select(checkpoints)))
+    snapshots, sources = gather("stages", lambda: _snapshots(store)), gather("stages", lambda: _sources(project))
     checks: list[tuple[str, Callable[[], object]]] = [
         (f"checkpoint {row.digest[:12]}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
         for row in held
@@ -74,90 +98,33 @@ def verify(
             findings.append(Finding(where, error.message, error.remedy or ""))
         if report:
             report(done, len(checks), {})
-    findings += _registry(store, mirror)
-    return Verification(store.event_count(), len(held), len(snapshots), len(sources), findings)
+    findings += gather("registry", lambda: _registry(store, mirror))
+    return Verification(count, len(held), len(snapshots), len(sources), _once(findings))
+
+
+def _once(findings: list[Finding]) -> list[Finding]:
+    """The same damage met by several checks is said once."""
+    return list(dict.fromkeys(findings))
+
+
+_RESTORE = "find out who wrote to the database; restore it from a backup made before event {}"
 
 
 def _chain(store: Store) -> Iterator[Finding]:
-    rows = [tuple(row) for row in store.rows(select(events).order_by(events.c.seq))]
-    remedy = "find out who wrote to the database; restore it from a backup made before event {}"
-    broken = first_break(rows)
+    broken = first_break(tuple(row) for row in store.rows(select(events).order_by(events.c.seq)))
     if broken:
-        yield Finding(f"event {broken.seq}", broken.why, remedy.format(broken.seq))
-    cut = check_heads(store.heads.lines(), {row[0]: row[8] for row in rows}, store.heads.verify)
-    if cut:
-        yield Finding(f"event {cut.seq}", cut.why, remedy.format(cut.seq))
+        yield Finding(f"event {broken.seq}", broken.why, _RESTORE.format(broken.seq))
 
 
-def _rows(store: Store) -> Iterator[Finding]:
-    """The rows that decide something, against the digests and events recorded with them."""
-    remedy = "restore the database from a backup"
-    recorded = store.events()
-    done = {
-        (e.subject, e.payload["round"], e.payload["stage"], e.payload["attempt"]): e.payload["output"]
-        for e in recorded
-        if e.kind == "stage.done"
-    }
-    for row in store.rows(select(stages)):
-        key = (row.campaign, row.round, row.stage, row.attempt)
-        if done.get(key) != digest_of(json.loads(row.output)):
-            yield Finding(f"{row.campaign} round {row.round} {row.stage}", "its output is not the one recorded", remedy)
-    opened = {e.payload["gate"]: e.payload["evidence"] for e in recorded if e.kind == "gate.opened"}
-    for row in store.rows(select(gates)):
-        if opened.get(row.id) != digest_of(json.loads(row.evidence)):
-            yield Finding(f"gate {row.id}", "its evidence is not the one that was decided on", remedy)
-    decided = {e.payload["gate"]: (e.payload["verdict"], e.actor) for e in recorded if e.kind == "gate.decided"}
-    for row in store.rows(select(decisions)):
-        if decided.pop(row.gate, None) != (row.verdict, row.approver):
-            yield Finding(f"gate {row.gate}", "its decision is not the one in the ledger", remedy)
-    for gate in decided:
-        yield Finding(f"gate {gate}", "the ledger has a decision that the table has lost", remedy)
-    yield from _labels(store, recorded, remedy)
-    yield from _aliases(store, recorded, remedy)
-
-
-def _labels(store: Store, recorded: list, remedy: str) -> Iterator[Finding]:  # type: ignore[type-arg]
-    created = {e.payload["batch"]: e.payload["digest"] for e in recorded if e.kind == "batch.created"}
-    for row in store.rows(select(batches)):
-        items = store.rows(
-            select(comparisons).where(comparisons.c.batch == row.id).order_by(comparisons.c.position)
-        )
-        if created.get(row.id) != digest_of([dict(item._mapping) for item in items]):
-            yield Finding(f"batch {row.id}", "its comparisons are not those that were made", remedy)
-    given = {
-        (e.payload["comparison"], e.actor, e.payload["revision"]): e.payload["verdict"]
-        for e in recorded
-        if e.kind == "label.given"
-    }
-    simulated: dict[str, list[list[str]]] = {}
-    for row in store.rows(select(labels).order_by(labels.c.id)):
-        if row.annotator_kind == "simulated":
-            batch = row.comparison.rpartition(".")[0]
-            simulated.setdefault(batch, []).append([row.comparison, row.verdict, row.left_side])
-        elif given.pop((row.comparison, row.annotator, row.revision), None) != row.verdict:
-            yield Finding(f"label {row.id}", "it is not the one in the ledger", remedy)
-    for comparison, annotator, _ in given:
-        yield Finding(f"label of {annotator} on {comparison}", "the table has lost it", remedy)
-    for event in recorded:
-        if event.kind == "labels.simulated" and event.payload["digest"] != digest_of(
-            simulated.get(event.payload["batch"], [])
-        ):
-            yield Finding(f"labels of {event.payload['batch']}", "they are not those in the ledger", remedy)
-
-
-def _aliases(store: Store, recorded: list, remedy: str) -> Iterator[Finding]:  # type: ignore[type-arg]
-    replayed: dict[tuple[str, str], int] = {}
-    for event in recorded:
-        if event.kind == "alias.moved":
-            key = (event.subject, event.payload["alias"])
-            if event.payload["to"] is None:
-                replayed.pop(key, None)
-            else:
-                replayed[key] = event.payload["to"]
-    for policy in sorted({v.policy for v in list_versions(store)} | {p for p, _ in replayed}):
-        expected = {alias: version for (p, alias), version in replayed.items() if p == policy}
-        if list_aliases(store, policy) != expected:
-            yield Finding(f"aliases of {policy}", "they are not where the ledger's events put them", remedy)
+def _heads(store: Store) -> Iterator[Finding]:
+    # A process may be writing meanwhile: heads read before the events lie on the chain, those read after reach its end.
+    before = store.heads.lines()
+    hashes = {row.seq: row.hash for row in store.rows(select(events.c.seq, events.c.hash))}
+    after = store.heads.lines_if_any()
+    for found in (check_heads(before, hashes, store.heads.verify), check_newest(after, max(hashes, default=0))):
+        if found:
+            remedy = _RESTORE.format(found.seq) if found.seq else f"restore {store.heads.file} from a backup"
+            yield Finding(f"event {found.seq}" if found.seq else "signed heads", found.why, remedy)
 
 
 def _registry(store: Store, mirror: MlflowStore) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ A scorer gives one number per completion; the loops know nothing else of it, so 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,9 +78,16 @@ class FunctionScorer:
 
     def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
         """Calls the function on each completion. TrainingDiverged for a value that is not finite."""
-        values = [
-            self.function(self.decode(p), self.decode(c)) for p, c in zip(prompts, completions, strict=True)
-        ]
+        values = []
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            try:
+                values.append(float(self.function(self.decode(prompt), self.decode(completion))))
+            except (Exception, SystemExit) as error:  # whatever the user's own function raises
+                raise StageError(
+                    f"the outcome reward {self.name} failed on completion {row} of the batch: "
+                    f"{type(error).__name__}: {str(error)[:300]}",
+                    remedy="make it return a number for every text",
+                ) from error
         return _finite(values, self.name)
 
     def identity(self) -> str:
@@ -111,13 +117,19 @@ class CommandScorer:
         shown = " ".join(self.command)
         try:
             done = subprocess.run(
-                self.command, input="\n".join(rows) + "\n", capture_output=True, text=True, timeout=self.timeout_s
+                self.command, input="\n".join(rows) + "\n", capture_output=True, text=True, errors="replace",
+                timeout=self.timeout_s,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise StageError(f"the outcome reward `{shown}` could not be run: {error}") from None
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            raise StageError(
+                f"the outcome reward `{shown}` could not be run: {error}", remedy="try it by hand on one JSON line"
+            ) from None
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
-            raise StageError(f"the outcome reward `{shown}` exits {done.returncode}: {last[:300]}")
+            printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in last[:300])
+            raise StageError(
+                f"the outcome reward `{shown}` exits {done.returncode}: {printable}", remedy="try it by hand on one JSON line"
+            )
         lines = done.stdout.split()
         if len(lines) != len(rows):
             raise StageError(
@@ -136,7 +148,10 @@ class CommandScorer:
 
 
 def _finite(values: Sequence[float], name: str) -> Tensor:
-    for row, value in enumerate(values):
-        if not math.isfinite(value):
-            raise TrainingDiverged(f"the outcome reward {name} gave {value} for completion {row} of the batch")
-    return torch.tensor(values, dtype=torch.float32)
+    scores = torch.tensor(values, dtype=torch.float64).to(torch.float32)
+    for row in (~scores.isfinite()).nonzero()[:, 0].tolist():
+        raise TrainingDiverged(
+            f"the outcome reward {name} gave {values[row]} for completion {row} of the batch",
+            remedy="make it return finite numbers that fit single precision",
+        )
+    return scores
