@@ -121,12 +121,14 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 def table(content: Mapping[str, Any]) -> str:
     """Results as Markdown: one table of ratios, one of seconds, and the circumstances. Same results, same text."""
     samples = content["samples"]
-    lines = [
+    measured = list(_measured(content))
+    header = [
         "| workload | shape | ours, s | peer, s | floor, s | times as fast as the peer | share of the floor "
         "| of oneDNN's floor | ours, peer |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for workload, shape in _measured(content):
+    lines = header if measured else []
+    for workload, shape in measured:
         sides = samples[sample_key(workload, shape)]
         seconds = (_typical(sides[side]["turns"]) for side in ("ours", "peer", "floor"))
         end = suffix(shape)
@@ -138,7 +140,7 @@ def table(content: Mapping[str, Any]) -> str:
         )
     extras = [f"| {text} | {content[key]:.3g} |" for key, text in EXTRA_FIGURES.items() if key in content]
     if extras:
-        lines += ["", "| | seconds or share |", "|---|---|", *extras]
+        lines += [*([""] if lines else []), "| | seconds or share |", "|---|---|", *extras]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(content["versions"].items()))
     commits = ", ".join(sorted({commit[:12] + commit[40:] for commit in content["commits"].values()}))
     cpu = f"{content['cpu']['model']} ({content['cpu']['cores']} cores)"
