@@ -94,7 +94,9 @@ def test_the_key_is_for_its_owner_alone(tmp_path: Path):
     assert heads.key_file.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("line", ["\ufffd", '{"seq":1e400}', '{"hash":"a","seq":1e400,"signature":"00"}', "[" * 100_000, "[]", "7"])
+@pytest.mark.parametrize(
+    "line", ["\ufffd", '{"seq":1e400}', '{"hash":"a","seq":1e400,"signature":"00"}', "[" * 100_000, "[]", "7"]
+)
 def test_a_line_that_neither_we_nor_a_crash_wrote_is_named_by_its_number(line: str):
     """Anything but a head or the beginning of one is a break of the file, not of an event."""
     broken = check_heads(["", line], {1: "a"}, lambda message, signature: True)

@@ -22,7 +22,6 @@ from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_aliases, list_versions
 from rlback.registry.recorded import ROW_CHECKS, Finding
 
-
 #: How often rows and events are read anew where a running campaign writes in between.
 ATTEMPTS = 3
 
