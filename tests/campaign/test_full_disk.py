@@ -20,6 +20,7 @@ from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
 from rlback.campaign.plan import Step
 from rlback.config import check_config
+from rlback.data import snapshot
 from rlback.errors import RlbackError, StageError
 from rlback.project import Project, full_disk, make_project
 from rlback.records import Actor
@@ -166,6 +167,20 @@ def test_however_a_library_words_it_the_message_is_one_and_the_campaign_goes_on(
         assert [v.digest for v in list_versions(project.store)] == [v.digest for v in list_versions(finished.store)]
         assert verify(project, MlflowStore(project.root)).findings == []
         assert not list((project.state / "work").rglob("*.safetensors"))
+
+
+def test_source_data_that_are_there_survive_a_failed_rewrite(finished: Project, monkeypatch: pytest.MonkeyPatch):
+    """A second campaign makes data/ again and the disk fills up in the middle: what the first one used is whole."""
+    name = machine.start(finished, check_config(TINY, "tiny"), Actor("ada", "human"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rlback.worlds.visits.split_size", fault(no_space))  # after the corpus, before the prompts
+        with pytest.raises(StageError, match="is full"):
+            machine.advance(finished, name)
+    version = snapshot.pointer(finished.root, finished.data)
+    assert version is not None
+    snapshot.verify(finished.root, finished.data, version)
+    machine.run_step(finished, name, Step(0, "data"), MlflowStore(finished.root))
+    assert snapshot.pointer(finished.root, finished.data) == version
 
 
 def test_no_stage_is_started_on_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

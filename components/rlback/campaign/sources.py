@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -95,8 +96,7 @@ class WorldSource:
         root = self.project.root
         committed = snapshot.pointer(root, self.project.data)
         with self.project.lock("data", "making the source data", wait=True):
-            for name in WORLDS:
-                load_world(name).write_data(self.project.data / name, WORLD_DATA_SEED)
+            self._write_worlds()
             version = snapshot.freeze(root, self.project.data)
         return {
             "data_version": version.md5,
@@ -105,6 +105,17 @@ class WorldSource:
             "matches_pointer": committed is None or committed.md5 == version.md5,
             "had_pointer": committed is not None,
         }
+
+    def _write_worlds(self) -> None:
+        """Writes the data aside and moves them file by file: a full disk or a kill harms nothing that is there."""
+        part = self.project.state / "work" / ".data"
+        for name in WORLDS:
+            load_world(name).write_data(part / name, WORLD_DATA_SEED)
+        for file in sorted(path for path in part.rglob("*") if path.is_file()):
+            target = self.project.data / file.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        shutil.rmtree(part)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         from rlback.models.tokenizers import word_level
