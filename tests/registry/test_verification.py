@@ -17,7 +17,7 @@ from rlback.errors import LedgerError
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import list_versions
+from rlback.registry.operations import get_version, list_versions, roll_back
 from rlback.registry.verification import verify
 from tests.conftest import TINY, changed
 
@@ -33,6 +33,17 @@ def test_a_finished_campaign_verifies(finished: Project):
     assert result.events > 30
     assert result.checkpoints >= 5
     assert (result.data_versions, result.sources) == (3, 1)
+
+
+def test_an_open_gate_and_one_that_a_rollback_let_expire_verify(at_gate: Project):
+    """What was done in order is no finding: a gate that waits, and the same gate expired by a rollback."""
+    mirror = MlflowStore(at_gate.root)
+    assert findings(at_gate) == []
+    roll_back(at_gate, mirror, get_version(at_gate.store, "policy", 1), Actor("ada", "human"), "not this one")
+    assert findings(at_gate) == []
+    rewrite(at_gate, "UPDATE gates SET state = 'approved'")
+    (found,) = findings(at_gate)
+    assert found.endswith("its state is not as in the ledger")
 
 
 @pytest.mark.parametrize(
@@ -64,12 +75,7 @@ def test_a_finished_campaign_verifies(finished: Project):
 )
 def test_each_kind_of_tampering_is_named(finished: Project, statement: str, named: str):
     """With the triggers dropped, whatever is rewritten in the database is found."""
-    connection = sqlite3.connect(finished.state / "ledger.db")
-    for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {trigger}")
-    assert connection.execute(statement).rowcount > 0
-    connection.commit()
-    connection.close()
+    assert rewrite(finished, statement) > 0
     assert any(named in finding for finding in findings(finished))
 
 
@@ -110,16 +116,16 @@ DAMAGE: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-def rewrite(project: Project, *statements: str) -> None:
-    """Runs statements on the ledger's file as another program would, the triggers dropped."""
+def rewrite(project: Project, *statements: str) -> int:
+    """Runs statements on the ledger's file as another program would, the triggers dropped; returns the rows changed."""
     connection = sqlite3.connect(project.state / "ledger.db")
     for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {trigger}")
-    for statement in statements:
-        connection.execute(statement)
+    rows = sum(connection.execute(statement).rowcount for statement in statements)
     connection.commit()
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+    return rows
 
 
 @pytest.mark.parametrize(
