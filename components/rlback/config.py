@@ -278,6 +278,9 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"
         return f"{place}: unknown key `{dotted}`{tail}", remedy
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        given = error["input"].get("method") if isinstance(error["input"], dict) else error["input"]
+        return f"{place}: `{dotted}`: there is no method {str(given)[:60]!r}{tail}", f"methods: {', '.join(METHODS)}"
     if error["type"] == "missing":
         return f"{place}: the key `{dotted}` is missing{tail}", f"add `{dotted}:` to the file"
     message = error["msg"].removeprefix("Value error, ")

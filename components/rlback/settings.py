@@ -18,6 +18,7 @@ Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]  # of Adam
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -46,7 +47,7 @@ class SupervisedConfig:
     steps: Annotated[int, Field(ge=0)]
     batch: Count
     lr: Positive
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     warmup: Annotated[int, Field(ge=0)] = 30  # steps; then cosine down to 0
     clip: Positive = 1.0  # gradient norm
     weight_decay: AtLeastZero = 0.0
@@ -100,7 +101,7 @@ class RewardConfig:
     epochs: Count = 1
     batch: Count = 32
     lr: Positive = Field(...)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Beta, Beta] = (0.9, 0.98)
     token_table_lr_factor: Positive = 10.0
     head_lr_factor: Positive = 1.0
     trunk_lr_factor: Positive = 1.0
@@ -147,7 +148,7 @@ class OnPolicy:
     kl_loss: Literal["k2", "k3"] = "k2"
     kl_target: Positive | None = None
     kl_horizon: Positive = 10_000.0  # completions
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     clip: Positive = 1.0  # gradient norm
     no_end_penalty: float = 0.0
     kl_budget: Positive | None = None
@@ -243,7 +244,7 @@ class DPOConfig:
     beta: Positive
     epochs: Count = 1
     batch: Count = 32
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup: Annotated[int, Field(ge=0)] = 10  # steps; then cosine down to 0
     clip: Positive = 1.0
     weight_decay: AtLeastZero = 0.0

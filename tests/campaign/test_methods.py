@@ -91,6 +91,8 @@ def test_an_outcome_scores_the_completions(project: Project, kind: str) -> None:
 
 def test_a_missing_outcome_is_named(project: Project) -> None:
     """A file that is not there, a name that is not in it, and both kinds at once."""
+    with pytest.raises(ConfigError, match="outside the project"):
+        run(project, scores={"function": "../grade.py:worth"}, labels={"initial": 0})
     with pytest.raises(ConfigError, match=r"no file .*absent\.py"):
         run(project, scores={"function": "absent.py:worth"}, labels={"initial": 0})
     (project.root / "grade.py").write_text("x = 1\n")
@@ -150,7 +152,8 @@ def test_a_campaign_can_train_an_adapter(project: Project) -> None:
 
 def test_an_unknown_method_and_a_key_of_another_one_are_named() -> None:
     """The error says what there is, without a level that no file has."""
-    with pytest.raises(ConfigError, match=r"optimise.*'rloo'"):
+    with pytest.raises(ConfigError, match=r"optimise.*no method 'rlo'") as refused:
         check_config(changed(optimise={"method": "rlo"}), "tiny")
+    assert "rloo, grpo, ppo" in str(refused.value.remedy)
     with pytest.raises(ConfigError, match=r"unknown key `optimise.gae_lambda`"):
         check_config(changed(optimise={"method": "grpo", "gae_lambda": 0.9}), "tiny")

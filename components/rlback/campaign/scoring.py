@@ -98,7 +98,11 @@ def _function(context: Context, outcome: OutcomeConfig) -> Callable[[str, str], 
 def _place(context: Context, outcome: OutcomeConfig) -> tuple[Path, str]:
     assert outcome.function is not None
     file, _, name = outcome.function.rpartition(":")
-    path = context.project.root / file
+    path = (context.project.root / file).resolve()
+    if not path.is_relative_to(context.project.root.resolve()):
+        raise ConfigError(
+            f"scores.function: {file} lies outside the project", remedy="copy the file into it, so that it can be recorded"
+        )
     if not path.is_file():
         raise ConfigError(f"scores.function: there is no file {path}", remedy="name it relative to the project, FILE.py:FUNCTION")
     return path, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ def init(options: argparse.Namespace) -> int:
     project = make_project(Path(options.directory))
     ensure_repo(project.root)
     say(f"{project.root} is an rlback project: ledger in .rlback/, registry in mlruns/, data in data/.")
-    next_command(f"cd {project.root} && rlback demo")
+    next_command(f"cd {shlex.quote(str(project.root))} && rlback demo")
     return 0
 
 
@@ -60,6 +61,8 @@ def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
         if given is None:
             continue
         path = Path(given)
+        if any(len(part.encode()) > 255 for part in path.parts):
+            raise ConfigError(f"--{key}: {given[:60]}… is too long for a file name")
         if path.is_dir() and default is not None:
             path = path / default
         if not path.is_file():
