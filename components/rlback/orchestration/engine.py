@@ -73,6 +73,8 @@ def server(project: Project) -> Iterator[str]:
         return
     process, url = _start(project)
     os.environ["PREFECT_API_URL"] = url
+    # Nobody reads the logs of a server that ends with us, and its last ones would find it gone and say so on stderr.
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     try:
         yield url
     finally:
