@@ -231,7 +231,7 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> Campaign
         ConfigError: the file is missing or no YAML mapping, or a key or value is wrong.
     """
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block for ever
             raise ConfigError(f"{path} is not a regular file", remedy="give a YAML file; see configs/ for examples")
         if path.exists() and path.stat().st_size > LARGEST_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than {LARGEST_CONFIG_BYTES} bytes, which no configuration is")
