@@ -116,7 +116,9 @@ def test_an_ensemble_is_fitted_warm_and_on_ties(project: Project) -> None:
     shape = {"pooling": "sum", "surprise": True, "members": 2, "combine": "worst_case"}
     training = {"epochs": 1, "batch": 16, "lr": 0.001, "use_ties": True}
     recorded = run(project, reward_model={"shape": shape, "training": training, "start": "warm"}, labels={"temperature": 0})
-    model = load_reward_model(*_reward_checkpoint(project, recorded[(1, "fit_reward", 1)]["digest"]))
+    fitted = recorded[(1, "fit_reward", 1)]
+    assert fitted["pairs"] <= fitted["verdicts"]["a"] + fitted["verdicts"]["b"] + fitted["verdicts"]["tie"]
+    model = load_reward_model(*_reward_checkpoint(project, fitted["digest"]))
     assert model.shape.members == 2
     assert verify(project, MlflowStore(project.root)).holds
 
@@ -157,3 +159,11 @@ def test_an_unknown_method_and_a_key_of_another_one_are_named() -> None:
     assert "rloo, grpo, ppo" in str(refused.value.remedy)
     with pytest.raises(ConfigError, match=r"unknown key `optimise.gae_lambda`"):
         check_config(changed(optimise={"method": "grpo", "gae_lambda": 0.9}), "tiny")
+
+
+def test_ties_are_counted_as_pairs_only_where_they_are_learned_from(project: Project) -> None:
+    """Noiseless annotators tie sometimes; without `use_ties` the record of a fit counts decisive labels alone."""
+    recorded = run(project, labels={"temperature": 0, "initial": 48}, rounds=1)
+    fitted = recorded[(0, "fit_reward", 1)]
+    assert fitted["verdicts"]["tie"] > 0
+    assert fitted["pairs"] <= fitted["verdicts"]["a"] + fitted["verdicts"]["b"]

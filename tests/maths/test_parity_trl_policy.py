@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlback.maths import kl
 from rlback.maths.advantages import group_normalised, leave_one_out
-from rlback.maths.losses import aggregate, clipped_surrogate, policy_gradient
+from rlback.maths.losses import aggregate, clipped_surrogate
 from tests.maths.trl_stand_ins import (
     ADVANTAGES,
     MASK,
@@ -213,9 +213,10 @@ def test_grpo_in_micro_batches(theirs: str, how: str) -> None:
 
 
 def test_one_update_a_batch_is_the_policy_gradient() -> None:
-    """Dr. GRPO before the policy has moved has the gradient of `policy_gradient`, which the RLOO loop uses."""
+    """Before the policy has moved, Dr. GRPO has the gradient of the sequence-level surrogate that the RLOO loop uses."""
     here, there = OLD.clone().requires_grad_(), OLD.clone().requires_grad_()
-    policy_gradient(here, MASK, ADVANTAGES, length_normaliser=20.0, completions=4).backward()
+    found = clipped_surrogate(here, OLD, ADVANTAGES, MASK, low=LOW, high=HIGH, level="sequence")
+    aggregate(found.losses, MASK, "constant", completions=4, constant=20.0).backward()
     trl_grpo(there, "dr_grpo", ALL)[0].backward()
     assert torch.allclose(here.grad, there.grad, rtol=1e-9)
     assert there.grad.abs().sum() > 0

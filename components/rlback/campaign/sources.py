@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Gold = Callable[[str, str, bool], float]
 WORLD_DATA_SEED = 0
-WORLD_CORPUS = 20_000
 
 
 class Source(Protocol):

@@ -142,8 +142,7 @@ def _on_pairs(context: Context, policy: Policy, reference: Policy, start: Versio
     del start
     settings = context.config.optimise
     assert isinstance(settings, DPOCampaign)
-    pairs, counts, given = pairs_so_far(context, policy)
-    pairs = [pair for pair in pairs if pair.target != 0.5]
+    pairs, counts, given = pairs_so_far(context, policy, ties=False)
     steps = max(1, math.ceil(settings.epochs * len(pairs) / settings.batch))
     metrics = fit_dpo(
         policy, reference, pairs, settings, own=context.source.own_tokens(policy.tokenizer),

@@ -116,7 +116,7 @@ def run_fit_reward(context: Context) -> StageResult:
     use_threads(context.config.threads)
     base = context.load_policy(context.base)
     settings = context.config.reward_model
-    pairs, counts, given = pairs_so_far(context, base)
+    pairs, counts, given = pairs_so_far(context, base, ties=settings.training.use_ties)
     _, held = context.source.given_pairs()
     model = new_reward_model(base, settings.shape, seed_of(context.config.seed, "reward weights"))
     if settings.start == "warm" and context.step.round > 0:
@@ -158,8 +158,10 @@ def run_fit_reward(context: Context) -> StageResult:
     return StageResult(output, record)
 
 
-def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int], int]:
-    """Every preference so far: (pairs, verdicts of the labels among them, how many were given beforehand).
+def pairs_so_far(context: Context, base: Policy, *, ties: bool) -> tuple[list[TokenPair], dict[str, int], int]:
+    """Every preference so far that is learned from: (pairs, verdicts of all labels, how many were given beforehand).
+
+    Ties are among the pairs only with `ties`, so that a record of how many there were counts what was used.
 
     Raises:
         StageError: there are too few to learn from.
@@ -180,7 +182,7 @@ def pairs_so_far(context: Context, base: Policy) -> tuple[list[TokenPair], dict[
             f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
             remedy="label more comparisons",
         )
-    return pairs, counts, len(given)
+    return [pair for pair in pairs if ties or pair.target != 0.5], counts, len(given)
 
 
 def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dict[str, int]]:

@@ -43,7 +43,8 @@ def run(options: argparse.Namespace) -> int:
     inputs = _inputs(options, config)
     if options.name is not None:
         machine.check_name(options.name)
-    machine.describe_inputs(project, config, inputs)
+    if options.dry_run:
+        machine.describe_inputs(project, config, inputs)  # `start` does it too, before it records anything
     counts = _counted(config, inputs)
     if options.dry_run:
         return _dry_run(config, inputs, counts, options)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 #: A stage's usual share of its round, for a bar that moves evenly; measured on the demo, need not be exact.
 WEIGHT = {"base": 30.0, "fit_reward": 6.0, "optimise": 14.0, "evaluate": 2.0}
-LINE_EVERY_S = 15.0
 
 
 @contextmanager

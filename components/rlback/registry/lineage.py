@@ -111,7 +111,7 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
             }
         )
     annotators = store.rows(
-        select(labels.c.annotator, labels.c.annotator_kind, func.count().label("n"))
+        select(labels.c.annotator, labels.c.annotator_kind, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .join(batches, comparisons.c.batch == batches.c.id)
         .where(batches.c.campaign == campaign, batches.c.round == number)

@@ -40,8 +40,7 @@ class AnnotatorScorer:
     """Direct RL from labels, without a reward model: +1 for the preferred of two completions, -1 for the other.
 
     The completions of a prompt are compared in pairs, the first with the second, and so on: give each prompt an even
-    number. A tie or a skip is 0 for both. `name` says who compares, with parameters, since scores depend on it;
-    `labels` counts the verdicts that were asked for.
+    number. A tie or a skip is 0 for both. `name` says who compares, with parameters, since scores depend on it.
     """
 
     compare: Compare
