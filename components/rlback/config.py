@@ -59,6 +59,7 @@ OptimiseConfig = Annotated[
 #: A campaign's name becomes part of paths.
 CAMPAIGN_NAME = r"^[a-z][a-z0-9-]{0,40}$"
 LARGEST_CONFIG_BYTES = 100_000
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's kinds of error for one
 
 
 class _Part(BaseModel):
@@ -81,9 +82,9 @@ class SourceConfig(_Part):
 
 
 class BaseConfig(_Part):
-    """The base policy: trained here, or read from disk in Hugging Face format (`path`)."""
+    """The base policy: trained here, or read from disk in Hugging Face format (`model`: its directory)."""
 
-    path: str | None = None
+    model: str | None = None
     shape: ModelShape | None = None
     vocabulary: int = Field(4096, ge=300)  # byte-level BPE entries; a world brings its own words
     training: SupervisedConfig | None = None
@@ -92,8 +93,8 @@ class BaseConfig(_Part):
 
     @model_validator(mode="after")
     def _one_way(self) -> BaseConfig:
-        if self.path is None and (self.shape is None or self.training is None):
-            raise ValueError("a base policy needs either path, or both shape and training")
+        if self.model is None and (self.shape is None or self.training is None):
+            raise ValueError("a base policy needs either model, or both shape and training")
         return self
 
 
@@ -217,7 +218,7 @@ class CampaignConfig(_Part):
         if isinstance(self.optimise, DPOCampaign) and self.scores != "reward_model":
             raise ValueError("optimise.method: dpo learns from pairs and asks for no scores; leave scores out")
         shape, tokens = self.base.shape, self.optimise.max_new_tokens
-        if self.base.path is None and shape is not None and shape.max_positions <= tokens:
+        if self.base.model is None and shape is not None and shape.max_positions <= tokens:
             raise ValueError(f"base.shape.max_positions {shape.max_positions} has no room for a prompt and {tokens} new tokens")
         if self.policy in ("latest",) or (self.policy[0] == "v" and self.policy[1:].isdigit()):
             raise ValueError(f"policy: {self.policy!r} is a reserved name")
@@ -258,7 +259,9 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        found = error.errors(include_url=False, include_context=False)
+        # A misspelt key goes first: with a required key it is also the reason why that one is missing.
+        first = next((e for e in found if e["type"] in UNKNOWN_KEY), found[0])
         more = error.error_count() - 1
         tail = f" (and {more} more)" if more else ""
         message, remedy = _explain(first, place, tail)
@@ -273,7 +276,7 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     if member in union:
         del location[1]  # pydantic names the member of a union too; a file has no such level
     dotted = ".".join(location)
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if error["type"] in UNKNOWN_KEY:
         valid = list(union[member].__pydantic_fields__) if member in union else _valid_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"valid keys here: {', '.join(valid)}"

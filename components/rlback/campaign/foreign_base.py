@@ -1,4 +1,4 @@
-"""A base policy that somebody else trained: what lies at `base.path`, looked at before anything is started.
+"""A base policy that somebody else trained: what lies at `base.model`, looked at before anything is started.
 
 Nothing is loaded here and nothing of the files is run: they must be there, have the layout of safetensors, and
 are named by a digest, which every lineage of the campaign carries.
@@ -24,7 +24,7 @@ _SAVE = "save model and tokenizer again with `save_pretrained` of a current tran
 
 
 def describe_base(root: Path, stored: str) -> dict[str, str]:
-    """Path and digest of the directory at `base.path`; a relative path starts at the project's directory `root`.
+    """Path and digest of the directory at `base.model`; a relative path starts at the project's directory `root`.
 
     The digest is SHA-256 over name, size and SHA-256 of every file that a campaign would read.
 
@@ -35,12 +35,12 @@ def describe_base(root: Path, stored: str) -> dict[str, str]:
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
         raise CheckpointError(
-            f"base.path: {directory} {what}",
+            f"base.model: {directory} {what}",
             remedy=f"name a directory with a model in Hugging Face format, from {root} or absolute; nothing is downloaded",
         )
     for name in _NEEDED:
         if not (directory / name).is_file():
-            raise CheckpointError(f"base.path: {directory / name} is missing", remedy=_SAVE)
+            raise CheckpointError(f"base.model: {directory / name} is missing", remedy=_SAVE)
     weights = sorted(directory.glob("*.safetensors"))
     if not weights:
         _refuse_other_weights(directory)
@@ -51,7 +51,7 @@ def describe_base(root: Path, stored: str) -> dict[str, str]:
         for path in weights:
             check_safetensors(path)
     except CheckpointError as error:
-        raise CheckpointError(f"base.path: {error.message}", remedy=_SAVE) from None
+        raise CheckpointError(f"base.model: {error.message}", remedy=_SAVE) from None
     entries = [hash_file(path) for path in sorted([*present, *weights])]
     return {"path": str(directory), "sha256": digest_of([[e.name, e.size, e.sha256] for e in entries])}
 
@@ -73,8 +73,8 @@ def _refuse_other_weights(directory: Path) -> NoReturn:
     pickled = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLED)
     if pickled:
         raise CheckpointError(
-            f"base.path: {directory / pickled[0]} is a pickle, which can run code and is never opened; "
+            f"base.model: {directory / pickled[0]} is a pickle, which can run code and is never opened; "
             "there is no model.safetensors beside it",
             remedy=_SAVE,
         )
-    raise CheckpointError(f"base.path: {directory} holds no model.safetensors", remedy=_SAVE)
+    raise CheckpointError(f"base.model: {directory} holds no model.safetensors", remedy=_SAVE)

@@ -22,6 +22,7 @@ from sqlalchemy import func, insert, select, update
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
 from rlback.campaign.foreign_base import describe_base
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
+from rlback.campaign.precision import settle_precision
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
@@ -55,15 +56,17 @@ def start(
 ) -> str:
     """Records a new campaign and returns its name; nothing is trained yet.
 
-    Without a name the configuration's is taken, with a number behind it where it is in use.
+    Without a name the configuration's is taken, with a number behind it where it is in use. What is recorded has the
+    precision that was settled on for `auto`.
 
     Raises:
         ConfigError: an input is missing, or the name is in use.
-        CheckpointError: there is no model that can be read at `base.path`.
+        CheckpointError: there is no model that can be read at `base.model`.
     """
     if name is not None:
         check_name(name)
     described = describe_inputs(project, config, inputs or {})
+    config = settle_precision(config)
     tree = config.model_dump(mode="json")
     with project.store.transaction() as transaction:
         taken = set(transaction.execute(select(campaigns.c.name)).scalars())
@@ -96,7 +99,7 @@ def check_name(name: str) -> None:
 
 
 def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, Path]) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of everything a campaign reads from outside: the files given, and the model at `base.path`.
+    """Path and SHA-256 of everything a campaign reads from outside: the files given, and the model at `base.model`.
 
     Raises:
         ConfigError, CheckpointError: see `start`.
@@ -108,8 +111,8 @@ def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, P
             "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
         )
     described = {key: {"path": str(path.resolve()), "sha256": file_sha256(path)} for key, path in given.items()}
-    if config.base.path is not None:
-        described["base"] = describe_base(project.root, config.base.path)
+    if config.base.model is not None:
+        described["base"] = describe_base(project.root, config.base.model)
     return described
 
 
@@ -307,7 +310,7 @@ def _stage(name: str) -> Callable[[Context], StageResult]:
 
 def _taken_over(context: Context) -> StageResult | None:
     """The base policy of another campaign with the same inputs, where there is one."""
-    if context.step.stage != "base" or context.config.base.path is not None:
+    if context.step.stage != "base" or context.config.base.model is not None:
         return None
     from rlback.campaign.stages_train import base_cache_key, register_base
 

@@ -50,7 +50,7 @@ def run_base(context: Context) -> StageResult:
         context.campaign, "base", key=f"{context.campaign}/0/base", params=base.model_dump(mode="json"), tags={}
     )
     metrics: dict[str, float] = {}
-    if base.path is not None:
+    if base.model is not None:
         require_unchanged(context.project.root, context.inputs["base"])
         policy = import_policy(context.inputs["base"]["path"])
     else:

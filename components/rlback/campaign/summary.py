@@ -40,10 +40,20 @@ def method_figures(project: Project, campaign: str) -> dict[str, Any]:
         "rounds": per_round,
         "curve": [
             {"round": r, "kept": r in kept_rounds, **point}
-            for r in rounds
-            for point in recorded[(r, "optimise", 1)].get("curve", [])
+            for r, figures in zip(rounds, per_round, strict=True)
+            for point in _points(recorded[(r, "optimise", 1)].get("curve", []), figures)
         ],
     }
+
+
+def _points(curve: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A round's curve up to its candidate. The last point is what the table gives for the candidate: measured on the
+    evaluation prompts, where the points before it are means over training batches.
+    """
+    if figures["kl"] is None:
+        return list(curve)
+    last = {"step": figures["steps"], **{key: figures[key] for key in ("kl", "proxy", "gold")}}
+    return [*(point for point in curve if point["step"] < figures["steps"]), last]
 
 
 def _round(project: Project, policy: str, recorded: Recorded, number: int) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def demo(options: argparse.Namespace) -> int:
     seed = machine.config_of(machine.load_campaign(project, started["rollback"])).seed
     if not options.json:
         say(f"Rollback RLHF beside vanilla RLHF on the world of visit reviews, seed {seed}.")
+        say(f"Two campaigns at once: {started['rollback']} rolls back, {started['vanilla']} is vanilla RLHF.")
     with _prefect(project, options.engine), watched(project, list(started.values()), quiet=options.json):
         processes = {"rollback": _spawn(project, started["rollback"], options.engine)}
         try:

@@ -112,7 +112,7 @@ def build() -> argparse.ArgumentParser:
     rollback = verb("rollback", "checkpoints:rollback", "go back to an approved checkpoint")
     rollback.add_argument("checkpoint", metavar="POLICY@N")
     rollback.add_argument("--dry-run", action="store_true", help="say what would move, move nothing")
-    _reason(rollback)
+    rollback.add_argument("--reason", default="", help="is recorded in the ledger; only --dry-run goes without")
     _actor(rollback)
     _json(rollback)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from rlback.campaign.progress import read_progress
 if TYPE_CHECKING:
     from rlback.project import Project
 
+#: Without a terminal, a stage that lasts is heard of this often.
+LINE_EVERY_S = 30.0
 #: A stage's usual share of its round, for a bar that moves evenly; measured on the demo, need not be exact.
 WEIGHT = {"base": 30.0, "fit_reward": 6.0, "optimise": 14.0, "evaluate": 2.0}
 
@@ -55,12 +58,14 @@ def _bars(project: Project, campaigns: Sequence[str], ended: threading.Event) ->
 
 def _lines(project: Project, campaigns: Sequence[str], ended: threading.Event) -> None:
     last: dict[str, tuple[Any, ...]] = {}
+    said: dict[str, float] = {}
     while True:
         for name in campaigns:
             state = read_progress(project.state / "progress" / f"{name}.json")
             key = (state["round"], state["stage"]) if state else ()
-            if state is not None and (last.get(name) != key):
-                last[name] = key
+            now = time.monotonic()
+            if state is not None and (last.get(name) != key or (running(state) and now - said[name] >= LINE_EVERY_S)):
+                last[name], said[name] = key, now
                 print(f"{name}: {share_done(state):4.0%} {describe(state)}", file=sys.stderr, flush=True)
         if ended.wait(1.0):
             return
@@ -93,4 +98,22 @@ def describe(state: dict[str, Any]) -> str:
     where = f"round {state['round']}/{state['rounds']}: " if state["round"] else ""
     metrics = state["metrics"]
     figure = next((f" ({k} {metrics[k]:.2f})" for k in ("proxy", "nll", "accuracy") if k in metrics), "")
-    return where + words[state["stage"]] + figure
+    return where + words[state["stage"]] + figure + time_left(state)
+
+
+def running(state: dict[str, Any]) -> bool:
+    """A stage has begun to count its steps and is not through them."""
+    return 0 < state["done"] < state["total"]
+
+
+def time_left(state: dict[str, Any]) -> str:
+    """Of the stage under way, from its pace so far: ", step 210 of 900, about 4 min left"; empty before it has one.
+
+    A stage that was taken up again counts the steps done before as its own, so its first estimates are too low.
+    """
+    if not running(state):
+        return ""
+    done, total = state["done"], state["total"]
+    seconds = (state["written"] - state["began"]) / done * (total - done)
+    left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f", step {done} of {total}, about {left} left"

@@ -20,26 +20,28 @@ from rlback.ledger.store import Store
 from rlback.records import Actor, Completion, Verdict
 
 KEYS = "1 left   2 right   t tie   s skip   u undo   q stop"
+PIPED_KEYS = set("12tsuq")
 SHOWN_CHARS = 4_000
 
 
 def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
     """Asks for labels until the batch is done or the annotator stops; returns (given now, left over).
 
-    Every label is stored before the next comparison is shown. Standard input that is no terminal is read
-    line by line, its first letter being the key.
+    Every label is stored before the next comparison is shown. Standard input that is no terminal holds keys with or
+    without blanks or line ends between them, or words of which the first letter counts (`_piped`).
     """
     waiting = unlabelled(store, batch)
     total, given = len(waiting), 0
     print(f"Which completion is better? {total} comparisons in {batch}, labelled as {annotator.name}.")
     previous: tuple[Stored, str] | None = None
-    position = 0
+    position, shown = 0, -1
     with _keys() as keys:
         while position < total:
             item = waiting[position]
-            left = secrets.choice("ab")
-            _show(item, left, position + 1, total)
-            began = time.monotonic()
+            if shown != position:
+                left = secrets.choice("ab")
+                _show(item, left, position + 1, total)
+                began, shown = time.monotonic(), position
             key = next(keys, "q")
             if key == "q":
                 break
@@ -52,7 +54,7 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
                     # not the comparison, which is shown again, gets another one.
                     undone, seen_left = previous
                     record_label(store, undone.id, annotator, "skip", seen_left, 0.0)
-                    previous = None
+                    previous, shown = None, -1
                 continue
             verdict = _verdict(key, left)
             if verdict is None:
@@ -95,11 +97,20 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(f"    {part}" for line in lines for part in line)
 
 
+def _piped(line: str) -> Iterator[str]:
+    """The keys in a line: every letter of a word that is made of keys alone, otherwise the word's first letter.
+
+    So `1 2 t`, `12t` and `1`, `2`, `tie` on lines of their own all say the same.
+    """
+    for word in line.lower().split():
+        yield from word if set(word) <= PIPED_KEYS else word[0]
+
+
 @contextmanager
 def _keys() -> Iterator[Iterator[str]]:
     """Single key presses from a terminal, or the first letters of lines."""
     if not sys.stdin.isatty():
-        yield (line.strip()[:1].lower() for line in sys.stdin if line.strip())
+        yield (key for line in sys.stdin for key in _piped(line))
         return
     import termios
     import tty

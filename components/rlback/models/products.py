@@ -1,10 +1,12 @@
-"""Matrix products of fp32 layers on a CPU, through oneDNN.
+"""Matrix products of fp32 layers on a CPU with AVX-512, through oneDNN.
 
-torch hands fp32 products to MKL, which on AMD processors reaches less than half of what oneDNN does in the same
-precision: 112 against 256 GFLOP/s on one core of an EPYC (family 26) for 1024 x 128 by 128 x 1024, torch 2.13 (docs/log.md).
-oneDNN comes with torch; the operator used here is the one torch's own compiler emits. Where it is missing, on another
-device, in another precision or under autocast, torch's own product is taken. Which one is taken depends on the machine
-and the tensors alone, never on a timing, so a run on one machine is reproducible bit for bit.
+torch hands fp32 products to MKL, which on AMD processors with AVX-512 reaches less than half of what oneDNN does in the
+same precision: 112 against 256 GFLOP/s on one core of an EPYC (family 26) for 1024 x 128 by 128 x 1024, torch 2.13. Without
+AVX-512 (an EPYC of family 25) it is MKL that is the faster one, small products included: a training step of a small
+model takes half as long (docs/log.md). oneDNN comes with torch; the operator used here is the one torch's own compiler
+emits. Where it is missing, on another device, in another precision or under autocast, torch's own product is taken.
+Which one is taken depends on the machine and the tensors alone, never on a timing, so a run on one machine is
+reproducible bit for bit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 def _operators() -> tuple[Any, Any] | None:
     try:
-        if torch.backends.mkldnn.is_available():
+        if torch.backends.mkldnn.is_available() and "AVX512" in torch.backends.cpu.get_cpu_capability():
             return torch.ops.mkldnn._linear_pointwise, torch.ops.mkldnn._reorder_linear_weight
     except (AttributeError, RuntimeError):
         pass
@@ -29,7 +31,7 @@ _FOUND = _operators()
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN computes this product: fp32 on a CPU, outside autocast, not empty."""
+    """Whether oneDNN computes this product: fp32 on a CPU with AVX-512, outside autocast, not empty."""
     return (
         _FOUND is not None
         and x.dtype == weight.dtype == torch.float32

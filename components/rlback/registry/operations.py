@@ -243,7 +243,7 @@ def roll_back(
         CheckpointError: the target's files do not match its digest.
     """
     store, policy = project.store, target.policy
-    if not reason.strip():
+    if not dry_run and not reason.strip():
         raise RegistryError("a rollback needs a reason", remedy='add --reason "…"')
     if target.status not in ("approved", "base"):
         raise RegistryError(
@@ -255,6 +255,12 @@ def roll_back(
     plan = [f"approved moves from {_at(policy, held.get('approved'))} to {target.address}"]
     redeploy = "deployed" in held and held["deployed"] != target.version
     if redeploy:
+        if target.status == "base":
+            raise RegistryError(
+                f"{_at(policy, held['deployed'])} is deployed and would have to move too, but {target.address} is the base, "
+                "which nobody approved: it can never be deployed",
+                remedy=f"go back to an approved checkpoint: {', '.join(_approved(store, policy)) or 'there is none'}",
+            )
         _require_deployable(store, target)
         plan.append(f"deployed moves from {_at(policy, held['deployed'])} to {target.address}")
     active = store.rows(select(campaigns).where(campaigns.c.policy == policy, campaigns.c.state == "active"))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from rlback.errors import TrainingDiverged
+from rlback.errors import ConfigError, TrainingDiverged
 from rlback.settings import Precision
 
 
@@ -66,6 +66,11 @@ def apply_update(
 
 @contextlib.contextmanager
 def precision(kind: Precision, device: torch.device) -> Iterator[None]:
-    """Run the forward pass in fp32, or under bf16 autocast with fp32 master weights."""
+    """Run the forward pass in fp32, or under bf16 autocast with fp32 master weights.
+
+    Raises ConfigError for `auto`, which is for whoever starts a training to settle (training/precisions.py).
+    """
+    if kind == "auto":
+        raise ConfigError("precision: auto is not settled", remedy="train with fp32 or bf16, or ask faster_precision which")
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=kind == "bf16"):
         yield

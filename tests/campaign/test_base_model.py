@@ -1,4 +1,4 @@
-"""Campaigns that start from somebody else's model on disk (`base.path`)."""
+"""Campaigns that start from somebody else's model on disk (`base.model`)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_campaign_starts_from_a_model_on_disk(tmp_path: Path, given: Path, nam
     MODELS[name](directory)
     with entered(tmp_path / "p") as project:
         stored = f"bases/{name}" if relative else str(directory)
-        assert "rlback label people" in start("explicit-prompt.yaml", given, *READ, f"base.path={stored}")
+        assert "rlback label people" in start("explicit-prompt.yaml", given, *READ, f"base.model={stored}")
         command("label", "people", "--as", "ann", keys="111111")
         assert "rlback gate show people.r1" in advance()
         decide("approve", "people.r1")
@@ -91,8 +91,8 @@ def test_relative_and_absolute_paths_name_the_same_model(tmp_path: Path, given: 
     save_llama(tmp_path / "p" / "base")
     with entered(tmp_path / "p") as project:
         os.chdir(tmp_path / "p" / "base")
-        start("explicit-prompt.yaml", given, *READ, "name=one", "base.path=base")
-        start("explicit-prompt.yaml", given, *READ, "name=two", f"base.path={tmp_path / 'p' / 'base'}")
+        start("explicit-prompt.yaml", given, *READ, "name=one", "base.model=base")
+        start("explicit-prompt.yaml", given, *READ, "name=two", f"base.model={tmp_path / 'p' / 'base'}")
         one, two = (json.loads(machine.load_campaign(project, name).inputs)["base"] for name in ("one", "two"))
         assert one == two
         bases = [machine.load_recorded(project, name)[(0, "base", 1)] for name in ("one", "two")]
@@ -130,7 +130,7 @@ def test_a_damaged_or_pickled_model_is_refused_before_anything_is_started(
     save_gpt2(tmp_path / "p" / "base")
     damage(tmp_path / "p" / "base")
     with entered(tmp_path / "p") as project:
-        said = start("explicit-prompt.yaml", given, *READ, "base.path=base", status=4)
+        said = start("explicit-prompt.yaml", given, *READ, "base.model=base", status=4)
         assert named in said
         assert str(tmp_path / "p" / "base") in said
         assert len(said.splitlines()) == 2  # the message, and the remedy
@@ -143,7 +143,7 @@ def test_a_model_with_tensors_of_another_is_refused_by_tensor(tmp_path: Path, gi
     config = tmp_path / "p" / "base" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "n_layer": 2}))
     with entered(tmp_path / "p") as project:
-        said = start("explicit-prompt.yaml", given, *READ, "base.path=base", status=4)
+        said = start("explicit-prompt.yaml", given, *READ, "base.model=base", status=4)
         assert "transformer.h.1." in said
         assert (0, "base", 1) not in machine.load_recorded(project, "people")
 
@@ -157,7 +157,7 @@ def test_a_model_changed_after_the_start_is_not_read(tmp_path: Path, given: Path
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("rlback.campaign.stages_labels.run_data", lambda context: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                start("explicit-prompt.yaml", given, *READ, "base.path=base")
+                start("explicit-prompt.yaml", given, *READ, "base.model=base")
         weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         assert "is not the model this campaign was started with" in advance(status=4)
         weights.write_bytes(good)
