@@ -24,11 +24,10 @@ bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quie
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build
 
-# Installs again when the pins change. torch comes first and alone, so that no resolver picks a larger build of it.
+# Installs again when the pins change.
 $(STAMP): constraints.txt pyproject.toml
 	@echo "Setting up .venv (once; a few minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; PYTHON=... names one") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check "torch==2.13.0"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python infra/install.py
 	@touch $@

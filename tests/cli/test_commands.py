@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from rlback.__main__ import main
+from rlback.campaign.summary import method_figures
+from rlback.labelling.terminal import _piped
 from rlback.project import Project
 from rlback.registry.gates import open_gates
 from tests.conftest import ROOT, changed
@@ -41,6 +43,8 @@ def test_outside_a_project_it_says_what_to_do(tmp_path: Path, monkeypatch, capsy
         ("optimise.betta=1", "optimise.betta", "`beta`"),
         ("roundz=2", "roundz", "`rounds`"),
         ("base.shape.d_modell=8", "base.shape.d_modell", "`d_model`"),
+        # The key that was meant is missing now, too; the misspelt one is the one to name.
+        ("reward_model.training={'epochs':1,'batch':8,'lrr':0.1}", "reward_model.training.lrr", "`lr`"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(project, at, capsys, override, named, remedy):
@@ -127,11 +131,30 @@ def test_labelling_from_standard_input_is_blind_and_stored(project, at, capsys, 
     out = capsys.readouterr().out
     assert "policy@" not in out
     assert "none of the keys" in out
+    # Undoing shows the third again, and the fourth after it; the key that is none shows nothing again.
+    assert [out.count(f"\n{n} of 12\n") for n in (2, 3, 4, 5)] == [1, 2, 2, 1]
     assert "0 left" in out
     revisions = [e.payload["revision"] for e in project.store.events("people") if e.kind == "label.given"]
     # Undoing is a skip as the second revision, so that a session that ends there leaves no label behind.
     assert sorted(set(revisions)) == [1, 2, 3]
     assert len(revisions) == 14
+
+
+@pytest.mark.parametrize(
+    ("line", "keys"), [("1 2 t\n", "12t"), ("12t\n", "12t"), ("Tie\n", "t"), ("1\n", "1"), ("left 2", "l2"), (" \n", "")]
+)
+def test_keys_may_stand_together_on_a_piped_line(line: str, keys: str):
+    assert "".join(_piped(line)) == keys
+
+
+def test_a_curve_ends_in_what_the_table_says(finished):
+    """Each round's last point is its candidate as measured, and comes after the points from training."""
+    figures = method_figures(finished, "tiny")
+    for entry in figures["rounds"]:
+        points = [p for p in figures["curve"] if p["round"] == entry["round"]]
+        assert [p["step"] for p in points] == sorted({p["step"] for p in points})
+        assert points[-1]["step"] == entry["steps"]
+        assert {k: points[-1][k] for k in ("kl", "proxy", "gold")} == {k: entry[k] for k in ("kl", "proxy", "gold")}
 
 
 def test_the_summary_has_the_figures_the_schema_names(finished):

@@ -85,6 +85,25 @@ def test_a_rollback_moves_the_alias_and_expires_the_open_gate(at_gate: Project):
     assert f"gate {waiting.id} expires undecided" in plan
 
 
+def test_a_rollback_to_the_base_of_a_deployed_policy_says_what_stands_against_it(at_gate: Project):
+    """The base was approved by nobody, so `deployed` cannot follow; the refusal says so and names where it could go."""
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    deploy(at_gate, mirror, resolve(at_gate.store, "policy@approved"), ADA, "first")
+    with pytest.raises(RegistryError, match=r"policy@2 is deployed and would have to move too.*nobody approved") as refused:
+        roll_back(at_gate, mirror, base, ADA, "go back")
+    assert "policy@2" in refused.value.remedy
+    assert list_aliases(at_gate.store, "policy") == {"approved": 2, "deployed": 2}
+
+
+def test_only_a_dry_run_of_a_rollback_goes_without_a_reason(at_gate: Project):
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    with pytest.raises(RegistryError, match="needs a reason"):
+        roll_back(at_gate, mirror, base, ADA, " ")
+    assert roll_back(at_gate, mirror, base, ADA, "", dry_run=True)
+
+
 def test_a_rollback_to_altered_weights_is_refused(at_gate: Project):
     """One flipped byte in the target: nothing moves."""
     decide_and_advance(at_gate, "approve")

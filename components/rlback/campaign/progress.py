@@ -27,11 +27,15 @@ class ProgressFile:
         self._config = config
         self._began = time.time()
         self._last = 0.0
+        self._paced: tuple[float, int] | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(0, 0, {})
 
     def report(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """A `records.Report`: writes at most a few times a second."""
+        if self._paced is None:
+            # Pace is counted from here: what came before prepared, or was done before an interruption.
+            self._paced = (time.time(), done)
         if done == total or time.monotonic() - self._last >= WRITE_EVERY_S:
             self._last = time.monotonic()
             self._write(done, total, metrics)
@@ -54,6 +58,7 @@ class ProgressFile:
             "passed": passed,
             "of": len(order),
             "began": self._began,
+            "paced": self._paced,
             "written": time.time(),
             "metrics": {key: float(value) for key, value in metrics.items()},
         }

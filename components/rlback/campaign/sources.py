@@ -125,7 +125,8 @@ class WorldSource:
         from rlback.models.tokenizers import encode_completion, encode_prompt
 
         examples = self._world.read_corpus(self.project.data / self._world.name)
-        return [(encode_prompt(tokenizer, x.prompt), encode_completion(tokenizer, x.completion)) for x in examples]
+        prompts = {text: encode_prompt(tokenizer, text) for text in {x.prompt for x in examples}}  # few, and often used
+        return [(prompts[x.prompt], encode_completion(tokenizer, x.completion)) for x in examples]
 
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
         return self._world.prompts(seed, n, purpose)

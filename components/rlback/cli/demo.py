@@ -81,7 +81,7 @@ def _prefect(project: Project, engine: str) -> Iterator[None]:
         return
     from rlback.orchestration.engine import server
 
-    with server(project):
+    with server(project, wait=False):  # both campaigns load what they need while it starts, and then wait for it
         yield
 
 

@@ -107,13 +107,13 @@ def running(state: dict[str, Any]) -> bool:
 
 
 def time_left(state: dict[str, Any]) -> str:
-    """Of the stage under way, from its pace so far: ", step 210 of 900, about 4 min left"; empty before it has one.
-
-    A stage that was taken up again counts the steps done before as its own, so its first estimates are too low.
-    """
+    """Of the stage under way, from its pace since its first step: ", step 210 of 900, about 4 min left"."""
     if not running(state):
         return ""
     done, total = state["done"], state["total"]
-    seconds = (state["written"] - state["began"]) / done * (total - done)
-    left = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    return f", step {done} of {total}, about {left} left"
+    where = f", step {done} of {total}"
+    since, first = state["paced"]
+    if done == first:
+        return where
+    seconds = (state["written"] - since) / (done - first) * (total - done)
+    return f"{where}, about {f'{seconds:.0f} s' if seconds < 90 else f'{seconds / 60:.0f} min'} left"

@@ -52,8 +52,10 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
     Raises:
         RlbackError: what a stage raised.
     """
-    with server(project):
+    with server(project, wait=False) as url:
+        # Loaded while the server starts, which takes as long.
         flow = _load(flows_directory() / "campaign_flow.py").campaign_flow
+        _require_answer(url)
         state = flow(campaign, str(project.root), return_state=True)
     if not state.is_completed():
         state.result(raise_on_failure=True)
@@ -65,8 +67,14 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
 
 
 @contextmanager
-def server(project: Project) -> Iterator[str]:
-    """The URL of a Prefect API: the one configured, or that of a server started for the time being."""
+def server(project: Project, *, wait: bool = True) -> Iterator[str]:
+    """The URL of a Prefect API: the one configured, or that of a server started for the time being.
+
+    Without `wait` a server of our own may not answer yet.
+
+    Raises:
+        StageError: it does not come up.
+    """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
         yield configured
@@ -76,6 +84,8 @@ def server(project: Project) -> Iterator[str]:
     # Nobody reads the logs of a server that ends with us, and its last ones would find it gone and say so on stderr.
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     try:
+        if wait:
+            _require_answer(url, process)
         yield url
     finally:
         del os.environ["PREFECT_API_URL"]
@@ -103,19 +113,22 @@ def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             preexec_fn=ending_with(os.getpid()), cwd=project.root,
         )  # fmt: skip
-    url, deadline = f"http://127.0.0.1:{port}/api", time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    return process, f"http://127.0.0.1:{port}/api"
+
+
+def _require_answer(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Waits until the API at `url` answers; a server of our own (`process`) that has ended is not waited for."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and (process is None or process.poll() is None):
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return process, url
-        except (urllib.error.URLError, OSError):
+            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError, ValueError):
             time.sleep(0.1)
-    ended = process.poll()
-    process.kill()
-    process.wait()
+    ended = process.poll() if process is not None else None
     what = f"did not answer within {START_SECONDS} s" if ended is None else f"ended at once with status {ended}"
     raise StageError(
-        f"the Prefect server {what}; its log is {log}",
+        f"the Prefect server at {url} {what}; the log of one of our own is .prefect/server.log",
         remedy="try again, or carry on without it: rlback advance --engine inline",
     )
 

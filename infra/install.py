@@ -1,0 +1,63 @@
+"""Set-up for `make`: pip with the pinned versions, and a line that says how far it is.
+
+Run with the virtual environment's own Python. pip's output goes to .venv/install.log; its end is shown if it fails.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+LOG = Path(".venv/install.log")
+#: torch comes first and alone, so that no resolver picks a larger build of it.
+STEPS = (
+    ("torch", ["torch==2.13.0"]),
+    ("everything else", ["-c", "constraints.txt", "-e", ".[dev]"]),
+)
+#: How often a line is written where there is no terminal to rewrite one on.
+EVERY_S = 20.0
+
+
+def main() -> int:
+    began = time.monotonic()
+    with LOG.open("w", encoding="utf-8") as log:
+        for number, (what, arguments) in enumerate(STEPS, 1):
+            status = install(f"[{number}/{len(STEPS)}] {what}", arguments, log, began)
+            if status:
+                print(f"\nThe set-up failed; the end of {LOG}:", file=sys.stderr)
+                print("\n".join(LOG.read_text(encoding="utf-8").splitlines()[-15:]), file=sys.stderr)
+                return status
+    say(f"Set up in {time.monotonic() - began:.0f} s.", last=True)
+    return 0
+
+
+def install(title, arguments, log, began):
+    """Runs one pip; counts the packages it names while it looks for them, and says when it unpacks them."""
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    found, doing, told = 0, "looking for packages", 0.0
+    say(f"{title}: {doing}", last=not sys.stdout.isatty())
+    for line in process.stdout:
+        log.write(line)
+        log.flush()
+        found += line.startswith(("Collecting ", "Requirement already satisfied: "))
+        if line.startswith("Installing collected packages"):
+            doing = f"unpacking {line.count(',') + 1} packages (the longest part)"
+        elif found:
+            doing = f"{found} packages found"
+        now = time.monotonic()
+        if sys.stdout.isatty() or now - told >= EVERY_S or doing.startswith("unpacking"):
+            told = now
+            say(f"{title}: {doing}, {now - began:.0f} s", last=not sys.stdout.isatty())
+    return process.wait()
+
+
+def say(text, *, last=False):
+    """One line; on a terminal it takes the place of the one before."""
+    print(f"\r\033[K{text}" if sys.stdout.isatty() else text, end="\n" if last else "", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
