@@ -90,10 +90,11 @@ def test_a_rollback_to_the_base_of_a_deployed_policy_says_what_stands_against_it
     decide_and_advance(at_gate, "approve")
     mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
     deploy(at_gate, mirror, resolve(at_gate.store, "policy@approved"), ADA, "first")
+    before = list_aliases(at_gate.store, "policy")
     with pytest.raises(RegistryError, match=r"policy@2 is deployed and would have to move too.*nobody approved") as refused:
         roll_back(at_gate, mirror, base, ADA, "go back")
     assert "policy@2" in refused.value.remedy
-    assert list_aliases(at_gate.store, "policy") == {"approved": 2, "deployed": 2}
+    assert list_aliases(at_gate.store, "policy") == before
 
 
 def test_only_a_dry_run_of_a_rollback_goes_without_a_reason(at_gate: Project):

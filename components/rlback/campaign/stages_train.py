@@ -215,7 +215,9 @@ def _token_pair(base: Policy, pair: PreferencePair, prompt_limit: int, completio
 
     prompt = prompt_ids(base.tokenizer, pair.prompt)
     if len(prompt) > prompt_limit:
-        prompt = [prompt[0], *prompt[-(prompt_limit - 1) :]]  # the end of a conversation is what is answered
+        # The end of a conversation is what is answered; a start token, where there is one, stays in front.
+        start = prompt[:1] if prompt[0] == base.tokenizer.bos_token_id else []
+        prompt = [*start, *prompt[len(prompt) - prompt_limit + len(start) :]]
 
     def completion(text: str) -> list[int]:
         ids = encode_completion(base.tokenizer, text)

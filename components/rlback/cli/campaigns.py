@@ -51,7 +51,20 @@ def run(options: argparse.Namespace) -> int:
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
+        for line in [*_split_lines(counts), *_precision_lines(config, project, name)] if counts else []:
+            say(line)
     return _carry_on(project, [name], options)
+
+
+def _precision_lines(config: Any, project: Project, name: str) -> list[str]:
+    """Which precision `auto` came to on this machine; nothing where none was asked for."""
+    from rlback.campaign import machine
+
+    chosen = machine.config_of(machine.load_campaign(project, name)).base.training
+    asked = config.base.training
+    if asked is None or chosen is None or asked.precision != "auto":
+        return []
+    return [f"precision: auto is {chosen.precision} here, the one measured to be worth it on this processor."]
 
 
 def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
@@ -81,8 +94,10 @@ def _counted(config: Any, inputs: dict[str, Path]) -> dict[str, Any]:
     Of the text only the beginning is read.
     """
     from rlback.data.preferences import read_pairs
+    from rlback.data.split import split_by_group
     from rlback.data.text import read_text
     from rlback.data.votes import apply_votes, read_votes
+    from rlback.records import seed_of
 
     if "text" in inputs:
         next(read_text(inputs["text"]))
@@ -93,9 +108,31 @@ def _counted(config: Any, inputs: dict[str, Path]) -> dict[str, Any]:
         inputs["pairs"], group_column=source.group_column, group_until=source.group_until, prompt_mismatch="drop",
         skip_invalid=source.skip_invalid,
     )  # fmt: skip
-    if "votes" in inputs:
-        apply_votes(read.pairs, read_votes(inputs["votes"]))
-    return {"pairs": len(read.pairs), "format": read.format, "groups": len({p.group for p in read.pairs})}
+    pairs = apply_votes(read.pairs, read_votes(inputs["votes"])) if "votes" in inputs else read.pairs
+    left_out = {"ties": read.ties, "both_bad": read.both_bad, "prompts_differ": read.prompts_differ, "invalid": read.invalid}
+    held, held_groups = 0, ()
+    if source.held_out:
+        split = split_by_group(pairs, source.held_out, seed_of(config.seed, "split"))
+        held, held_groups = len(split.held), split.held_groups
+    return {
+        "pairs": len(pairs), "format": read.format, "groups": len({p.group for p in pairs}), "held": held,
+        "held_groups": list(held_groups), "left_out": {key: n for key, n in left_out.items() if n},
+    }  # fmt: skip
+
+
+def _split_lines(counts: dict[str, Any]) -> list[str]:
+    """What is learned from and what is held out; and what is odd about it."""
+    lines = []
+    if counts["left_out"]:
+        what = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in counts["left_out"].items())
+        lines.append(f"Left out: {what}.")
+    if counts["held"]:
+        groups = len(counts["held_groups"])
+        train = counts["pairs"] - counts["held"]
+        lines.append(f"{train} pairs to train on, {counts['held']} held out ({groups} of {counts['groups']} groups).")
+        if counts["held"] > train:
+            lines.append("More is held out than trained on: lower source.held_out, or give more pairs.")
+    return lines
 
 
 def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
@@ -108,6 +145,8 @@ def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], optio
     say(f"{options.config} is valid: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
     if counts:
         say(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
+        for line in _split_lines(counts):
+            say(line)
     say(f"first      {' → '.join(plan['before'])}")
     say(f"each round {' → '.join(plan['each_round'])}")
     say("Nothing was started or written.")
