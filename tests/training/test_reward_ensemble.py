@@ -57,6 +57,27 @@ def test_members_with_trunks_of_their_own_learn_as_if_alone() -> None:
         assert (single(*sides) - untrained).abs().max() > 0.02
 
 
+@pytest.mark.parametrize("pooling", ["mean", "sum"])
+def test_members_with_trunks_of_their_own_go_through_the_pairs_in_their_own_order(pooling: str) -> None:
+    """Without resamples two equal members still part, by order alone; the first one's is that of a model by itself."""
+    pairs, config = letter_pairs(64), replace(CONFIG, epochs=1, batch=4, bootstrap=False, clip=1e9)
+    together = ensemble(pooling, 2, share_trunk=False)
+    with torch.no_grad():
+        together.head.weight.copy_(together.head.weight[:1].expand_as(together.head.weight))
+    single = new_reward_model(policy(), RewardShape(pooling, pooling == "sum"), seed=1)
+    with torch.no_grad():
+        single.head.weight.copy_(together.head.weight[:1])
+    sides = [pair.prompt for pair in pairs], [pair.chosen for pair in pairs]
+    before = together(*sides)
+    assert torch.equal(before[0], before[1])
+    fit_reward(together, pairs, config, seed=5)
+    fit_reward(single, pairs, config, seed=5)
+    first, second = together(*sides)
+    assert torch.allclose(first, single(*sides), atol=1e-3)
+    assert (first - second).abs().max() > 0.02
+    assert torch.allclose(together(*sides, member=1), second, atol=1e-5)
+
+
 @pytest.mark.parametrize("share_trunk", [True, False])
 @pytest.mark.parametrize("pooling", ["last", "sum"])
 def test_members_come_to_differ(pooling: str, share_trunk: bool) -> None:

@@ -103,11 +103,16 @@ class RewardModel(nn.Module):
         return torch.zeros(batch.mask.shape, device=self.device).index_put((row, step), excess)
 
     def forward(
-        self, prompts: Sequence[Ids], completions: Sequence[Ids], surprise: Sequence[Tensor] | None = None
+        self,
+        prompts: Sequence[Ids],
+        completions: Sequence[Ids],
+        surprise: Sequence[Tensor] | None = None,
+        member: int | None = None,
     ) -> Tensor:
         """Raw scores (b,), or (members, b) of an ensemble; float32, before shift and scale.
 
-        surprise: optionally one tensor per row, at least as long as the completion, as `surprise` gave it.
+        surprise: optionally one tensor per row, at least as long as the completion, as `surprise` gave it. member: of an
+        ensemble with trunks of its own, the scores of this one alone, (b,); the others' trunks are not run.
         Raises DataError for an empty completion or a row that does not fit the model.
         """
         for row, completion in enumerate(completions):
@@ -124,11 +129,12 @@ class RewardModel(nn.Module):
                     [s[: len(c)] for s, c in zip(surprise, completions, strict=True)], True
                 )
                 seen = seen.to(self.device)
-        states = [self._states(trunk, batch) for trunk in self._trunks()]
+        which = slice(None) if member is None else slice(member, member + 1)
+        states = [self._states(trunk, batch) for trunk in self._trunks()[which]]
         hidden = states[0] if self.shape.share_trunk else torch.stack(states)
         with torch.autocast(self.device.type, enabled=False):
-            scores = self._pool(hidden.float(), batch.targets, batch.mask, seen)
-        return scores if self.shape.members > 1 else scores[0]
+            scores = self._pool(hidden.float(), batch.targets, batch.mask, seen, which)
+        return scores if self.shape.members > 1 and member is None else scores[0]
 
     def _states(self, trunk: nn.Module, batch: Packed) -> Tensor:
         """What the pooling reads: the states of last tokens (b, d), or of all completion tokens (b, t, d)."""
@@ -150,17 +156,18 @@ class RewardModel(nn.Module):
             return (states @ weight.float().T).movedim(-1, 0)
         return torch.einsum("m...d,md->m...", states, weight.float())
 
-    def _pool(self, states: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None) -> Tensor:
-        """What `_states` gave, fp32, with own trunks a member axis before it, to scores (m, b)."""
+    def _pool(self, states: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None, which: slice) -> Tensor:
+        """What `_states` gave, fp32, with own trunks a member axis before it, to scores (m, b) of the members `which`."""
+        head = self.head.weight[which]
         if self.shape.pooling == "last":
-            return self._read(states, self.head.weight)
+            return self._read(states, head)
         if self.shape.pooling == "mean":
-            return self._read(states.sum(-2) / mask.sum(1)[:, None], self.head.weight)  # 0 where padded
+            return self._read(states.sum(-2) / mask.sum(1)[:, None], head)  # 0 where padded
         # (b, t, m * c) to (c, m, b, t)
-        table = self.token_table(targets).float().unflatten(-1, (self.shape.members, -1)).permute(3, 2, 0, 1)
-        value = self._read(states, self.head.weight) + table[0]
+        table = self.token_table(targets).float().unflatten(-1, (self.shape.members, -1)).permute(3, 2, 0, 1)[:, which]
+        value = self._read(states, head) + table[0]
         if seen is not None:
-            value = value + (table[1] + self._read(states, self.gain.weight)) * seen
+            value = value + (table[1] + self._read(states, self.gain.weight[which])) * seen
         return (value * mask).sum(-1) / SUM_DIVISOR
 
     @property

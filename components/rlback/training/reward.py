@@ -50,8 +50,10 @@ def fit_reward(
     """Train in place; returns the last epoch's `loss` and `accuracy` on the pairs as they were met.
 
     Both are means over the members. Ties have no part in the accuracy, and none in the fit unless `config.use_ties`.
-    An ensemble's loss is the mean over members of the losses on their own resamples (`bootstrap_weights`); apart from
-    a shared trunk and the clipping of the joint gradient, a member learns as if it were alone.
+    An ensemble's loss is the mean over members of the losses on their own resamples (`bootstrap_weights`). Members with
+    trunks of their own go through the pairs in orders of their own: the order is much of what two fits to the same
+    pairs differ in, so the mean over such members is steadier than any of them. Apart from a shared trunk and the
+    clipping of the joint gradient, a member learns as if it were alone.
 
     The weights that `reward_model` has are the start: fresh ones, or those of an earlier fit (`warm_start`). Scores are
     left as they come out: call the model's `rescale` on reference samples before they are used as a reward, or the KL
@@ -66,10 +68,11 @@ def fit_reward(
     if not pairs:
         raise DataError("all preference pairs are ties", remedy="collect labels that are no ties, or set use_ties: true")
     members = reward_model.shape.members
-    if members > 1 and reward_model.shape.pooling == "sum" and not config.bootstrap:
+    apart = members > 1 and not reward_model.shape.share_trunk
+    if members > 1 and not apart and reward_model.shape.pooling == "sum" and not config.bootstrap:
         raise ConfigError(
             f"the {members} members of a reward model with pooling: sum start equal, and without bootstrap they stay equal",
-            remedy="set reward_model.training.bootstrap: true",
+            remedy="set reward_model.training.bootstrap: true, or reward_model.shape.share_trunk: false",
         )
     steps = max(1, math.ceil(config.epochs * len(pairs) / config.batch))
     reward_model.eval()
@@ -87,15 +90,21 @@ def fit_reward(
     labels = _Labels.of(pairs, drawn, device)
 
     for step in range(first, steps):
-        batch = epoch_slice(len(pairs), config.batch, seed_of(seed, "reward order"), step)
-        with precision(config.precision, device):
-            chosen, rejected = sides.scores(reward_model, batch, config.max_padded)
-        loss = labels.loss(chosen, rejected, batch, config.label_smoothing)
-        penalty = config.score_l2 * 0.5 * (chosen.square().mean() + rejected.square().mean())
-        if config.centering:
-            penalty = penalty + config.centering * bradley_terry.centering(chosen, rejected)
-        (loss + penalty).backward()
-        value = float(loss.detach())
+        losses, right = [], []
+        # One pass over a batch for all members, or for each its own.
+        for member in range(members) if apart else [None]:
+            order = seed_of(seed, "reward order", member) if member else seed_of(seed, "reward order")
+            batch = epoch_slice(len(pairs), config.batch, order, step)
+            with precision(config.precision, device):
+                chosen, rejected = sides.scores(reward_model, batch, config.max_padded, member)
+            loss = labels.loss(chosen, rejected, batch, config.label_smoothing, member)
+            penalty = config.score_l2 * 0.5 * (chosen.square().mean() + rejected.square().mean())
+            if config.centering:
+                penalty = penalty + config.centering * bradley_terry.centering(chosen, rejected)
+            ((loss + penalty) / (members if apart else 1)).backward()
+            losses.append(float(loss.detach()))
+            right += labels.right(chosen, rejected, batch)
+        value = sum(losses) / len(losses)
         norm = apply_update(
             optimiser,
             clip=config.clip,
@@ -104,7 +113,7 @@ def fit_reward(
             step=step,
             loss=value,
         )
-        history = [*history, [value, *labels.right(chosen, rejected, batch)]][-per_epoch:]
+        history = [*history, [value, *([sum(right) / len(right)] if right else [])]][-per_epoch:]
         if step + 1 == steps:
             _check_fitted(reward_model, sides, batch, config)
         state.keep(step + 1, {"history": history}, now=step + 1 == steps)
@@ -161,9 +170,12 @@ class _Labels:
         given = margins.to(device) if bool(margins.any()) else None
         return cls(targets.to(device), given, weights.to(device), bool((targets != 1).any()))
 
-    def loss(self, chosen: Tensor, rejected: Tensor, batch: Sequence[int], smoothing: float) -> Tensor:
-        """The weighted mean over pairs, and over members where scores are (members, b)."""
-        weights = self.weights[..., batch].expand(chosen.shape)
+    def loss(
+        self, chosen: Tensor, rejected: Tensor, batch: Sequence[int], smoothing: float, member: int | None
+    ) -> Tensor:
+        """The weighted mean over pairs, and over members where scores are (members, b); or of one member's, (b,)."""
+        drawn = self.weights if member is None or self.weights.ndim == 1 else self.weights[member]
+        weights = drawn[..., batch].expand(chosen.shape)
         if not bool(weights.any()):
             # A small batch of pairs that no member drew: nothing is learned from it.
             return (chosen + rejected).sum() * 0.0
@@ -213,9 +225,11 @@ class _Sides:
         return cls(prompts, completions, surprise)
 
     def scores(
-        self, reward_model: RewardModel, batch: Sequence[int], max_padded: int
+        self, reward_model: RewardModel, batch: Sequence[int], max_padded: int, member: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Raw fp32 scores of the chosen and of the rejected sides of the pairs `batch`, (n,) or (members, n) each.
+
+        `member`: of that one alone, (n,).
 
         Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
         """
@@ -227,6 +241,7 @@ class _Sides:
                 [self.prompts[i] for i in chosen],
                 [self.completions[i] for i in chosen],
                 None if self.surprise is None else [self.surprise[i] for i in chosen],
+                member,
             ).movedim(-1, 0)
 
         lengths = total_lengths([self.prompts[i] for i in rows], [self.completions[i] for i in rows])
