@@ -108,14 +108,21 @@ def entries(visit: Visit, policy: str, versions: list[Version], events: list[Eve
          "can_go_back": v.status in ("approved", "base")}
         for v in versions
     ]  # fmt: skip
-    by_campaign = [e for name in {v.campaign for v in versions} for e in visit.store.events(name)]
-    for event in [*events, *by_campaign]:
+    # By number: a campaign may be called like its policy.
+    told = {e.seq: e for e in events} | {e.seq: e for name in {v.campaign for v in versions} for e in visit.store.events(name)}
+    declined = {
+        e.payload["version"]: e.payload.get("reason", "")
+        for e in told.values()
+        if e.kind == "checkpoint.declined" and e.payload.get("policy") == policy
+    }
+    for event in told.values():
         if event.kind == "rolled-back" and event.payload.get("policy") == policy:
             moved = event.payload
+            by_hand = "reason" in moved  # a decline's reason is that of the decline
             found.append(
                 {"what": "rollback", "time": event.time, "seq": event.seq, "actor": event.actor, "actor_kind": event.actor_kind,
                  "from": f"{policy}@{moved['from']}" if moved.get("from") else None, "to": f"{policy}@{moved['to']}",
-                 "reason": moved.get("reason", ""), "by_hand": event.subject == policy}
+                 "reason": moved["reason"] if by_hand else declined.get(moved.get("from"), ""), "by_hand": by_hand}
             )  # fmt: skip
     return sorted(found, key=lambda e: (e["time"], e.get("seq", 0)), reverse=True)
 
@@ -160,7 +167,7 @@ def _waiting_round(visit: Visit, policy: str, campaign: str, recorded: Recorded,
         if gate.campaign == campaign and row.state == "active" and gate.round > settled:
             return [
                 {"round": gate.round, "start": gate.evidence["start"]["address"],
-                 "candidate": gate.evidence["candidate"]["address"], "decision": "open", "reason": "", "by": "",
+                 "candidate": gate.evidence["candidate"]["address"], "decision": "waiting", "reason": "", "by": "",
                  "win_rate": gate.evidence["statistics"].get("win_rate"), "gold": None, "start_gold": None}
             ]  # fmt: skip
     return []

@@ -48,17 +48,17 @@
     const box = document.createElement("div");
     box.className = "model-text";
     box.dir = "auto";
-    const mark = (words) => {
+    const mark = (words, kind = "mark") => {
       const span = document.createElement("span");
-      span.className = "mark";
+      span.className = kind;
       span.textContent = words;
       box.append(span);
     };
     for (const [kind, piece] of text.pieces) {
       if (kind === "mark") mark(`⟦${piece}⟧`); else box.append(piece);
     }
-    if (text.left) mark(`… ${text.left} more characters`);
-    if (text.finished === false) mark("cut off");
+    if (text.left) mark(`… ${text.left} more characters`, "mark end");
+    if (text.finished === false) mark("cut off", "mark end");
     return box;
   }
 
