@@ -98,7 +98,6 @@ def take(project: Any, directory: Path, name: str, password: str, only: list[str
                 if wide > width:
                     print(f"{title} is {wide} px wide at {width}", file=sys.stderr)
                 page.screenshot(path=directory / f"{title}-{size}.png", animations="disabled")
-                page.screenshot(path=f"/tmp/full-{title}-{size}.png", animations="disabled", full_page=True)
             context.close()
 
 

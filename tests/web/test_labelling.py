@@ -14,6 +14,7 @@ from rlback.ledger.console_tables import label_details, showings
 from rlback.ledger.tables import labels
 from rlback.records import Actor
 from rlback.registry.recorded import ROW_CHECKS
+from rlback.registry.recorded_people import PEOPLE_CHECKS
 from tests.web.conftest import BASE
 
 BATCH = "helper.r1"
@@ -232,4 +233,9 @@ def test_what_the_console_writes_is_what_the_ledger_recorded(as_, story):
     give(ann, item_of(ann)["comparison"])
     ann.fill(f"/label/{BATCH}/undo", {"key": "undo-key-1"})
     recorded = story.store.events()
-    assert [f for check in ROW_CHECKS.values() for f in check(story.store, recorded)] == []
+    checks = {**ROW_CHECKS, **PEOPLE_CHECKS}.values()
+    assert [f for check in checks for f in check(story.store, recorded)] == []
+    with story.store.engine.connect() as connection:
+        connection.exec_driver_sql("DROP TRIGGER label_details_no_update")
+        connection.exec_driver_sql("UPDATE label_details SET rationale = 'something else'")
+    assert {f.what for check in checks for f in check(story.store, recorded)} == {"its details are not those in the ledger"}

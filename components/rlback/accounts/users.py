@@ -14,7 +14,7 @@ from rlback.accounts.roles import check_roles, permissions_of
 from rlback.errors import ConfigError
 from rlback.ledger.console_tables import sessions, tokens, users
 from rlback.ledger.store import Store, Transaction, now
-from rlback.records import Actor
+from rlback.records import Actor, digest_of
 
 LEAST_PASSWORD = 10
 MOST_PASSWORD = 256
@@ -83,7 +83,7 @@ def add_user(
             insert(users).values(name=plain, password=hashed, roles=" ".join(kept), state="active", created=now())
         )
         who = actor or Actor(plain, "human")
-        transaction.event("user.added", f"user:{plain}", who, {"user": plain, "roles": list(kept)})
+        transaction.event("user.added", f"user:{plain}", who, {"user": plain, "roles": list(kept), "password": digest_of(hashed)})
     return find_user(store, plain)
 
 
@@ -137,7 +137,7 @@ def set_password(store: Store, name: str, password: str, actor: Actor) -> None:
         _row(transaction, name)
         transaction.execute(update(users).where(users.c.name == name).values(password=hashed))
         _end_sessions(transaction, name)
-        transaction.event("user.password", f"user:{name}", actor, {"user": name})
+        transaction.event("user.password", f"user:{name}", actor, {"user": name, "password": digest_of(hashed)})
 
 
 def hash_password(password: str) -> str:
