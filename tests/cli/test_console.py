@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_console_starts_answers_and_stops_without_torch(here):
                     assert json.load(answer) == {"status": "ok"}
                 break
             except OSError:
-                continue
+                time.sleep(0.05)
         else:
             pytest.fail("the console does not answer")
     finally:

@@ -28,6 +28,15 @@ PAGES = {
 }  # fmt: skip
 
 
+GUIDELINE = """Which of the two would you rather have been sent?
+
+1. Harm first: what would hurt somebody loses, however well it is written.
+2. Then truth, then help.
+3. Equal is an answer. So is both bad: say with a flag what is wrong.
+4. Skip what you cannot judge, and say why.
+Ask Mara when in doubt."""
+
+
 @contextmanager
 def serving(project: Any) -> Iterator[str]:
     """The console of a project on a free port of this machine; its address without the slash."""
@@ -88,6 +97,7 @@ def take(project: Any, directory: Path, name: str, password: str, only: list[str
             page = context.new_page()
             page.goto(f"{address}/sign-in")
             page.screenshot(path=directory / f"sign-in-{size}.png")
+            _shrink(directory / f"sign-in-{size}.png")
             sign_in(page, address, name, password)
             for title, path in PAGES.items():
                 if only and title not in only:
@@ -98,12 +108,23 @@ def take(project: Any, directory: Path, name: str, password: str, only: list[str
                 if wide > width:
                     print(f"{title} is {wide} px wide at {width}", file=sys.stderr)
                 page.screenshot(path=directory / f"{title}-{size}.png", animations="disabled")
+                _shrink(directory / f"{title}-{size}.png")
             context.close()
+
+
+def _shrink(file: Path) -> None:
+    """64 colours are enough for pages, and make a third of the file."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
 
 
 def main(directory: Path, made: Path | None, only: list[str]) -> None:
     """Makes the project unless one is given, and takes the pictures."""
     from rlback.accounts.users import add_user, count_users
+    from rlback.labelling.guidelines import add_guideline
     from rlback.ledger.console_tables import prepare
     from rlback.project import make_project
     from rlback.records import Actor
@@ -117,6 +138,7 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
             add_user(project.store, "mara", "correct horse battery", roles, Actor("mara", "human"))
             add_user(project.store, "eve", "correct horse battery", ["approver"], Actor("mara", "human"))
             add_user(project.store, "bea", "correct horse battery", ["annotator"], Actor("mara", "human"))
+            add_guideline(project.store, GUIDELINE, Actor("mara", "human"), after=0)
         take(project, directory, "mara", "correct horse battery", only)
 
 

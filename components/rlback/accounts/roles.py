@@ -9,10 +9,10 @@ from rlback.errors import ConfigError
 #: role -> permissions. `look` is everything that could tell an annotator which checkpoint wrote what.
 ROLES: dict[str, frozenset[str]] = {
     "annotator": frozenset({"label"}),
-    "approver": frozenset({"look", "decide", "roll-back"}),
+    "approver": frozenset({"look", "decide", "roll-back", "guideline"}),
     "operator": frozenset({"look", "roll-back"}),
     "auditor": frozenset({"look", "verify"}),
-    "admin": frozenset({"look", "verify", "users"}),
+    "admin": frozenset({"look", "verify", "users", "guideline"}),
 }
 PERMISSIONS = tuple(sorted(frozenset().union(*ROLES.values())))
 

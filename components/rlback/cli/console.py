@@ -48,6 +48,8 @@ def console(options: argparse.Namespace) -> int:
     )  # fmt: skip
     try:
         uvicorn.Server(config).run()
+    except KeyboardInterrupt:
+        return 0
     except SystemExit:
         where = f"{options.host} port {options.port}"
         raise ConfigError(f"{where} cannot be listened on", remedy="choose another with --port") from None
@@ -112,6 +114,22 @@ def users_change(options: argparse.Namespace) -> int:
         print(json.dumps({"user": user.name, "roles": user.roles, "state": user.state}))
     else:
         say(f"{user.name}: {', '.join(user.roles)}, {user.state}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Writes the labels of a batch."""
+    from pathlib import Path
+
+    from rlback.labelling.exports import export_batch
+    from rlback.project import find_project
+
+    content = export_batch(_store(find_project()), options.batch, options.form, actor_of(options))
+    if options.output:
+        Path(options.output).write_bytes(content)
+        say(f"{content.count(chr(10).encode())} lines in {options.output}")
+    else:
+        sys.stdout.write(content.decode())
     return 0
 
 

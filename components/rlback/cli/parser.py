@@ -131,6 +131,15 @@ def build() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
 
+    export = verb("export", "console:export", "the labels of a batch as JSON lines")
+    export.add_argument("batch", help="as `rlback status` names it: CAMPAIGN.rN")
+    export.add_argument(
+        "--form", choices=("raw", "trl", "trl-conversational"), default="raw",
+        help="everything a label holds (default), or preference pairs as `rlback run --pairs` reads them",
+    )  # fmt: skip
+    export.add_argument("--output", metavar="FILE", help="default: standard output")
+    _actor(export)
+
     console = verb("console", "console:console", "the same in a browser: label, gates, timeline, ledger")
     console.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
     console.add_argument("--port", type=int, default=8700)

@@ -21,6 +21,7 @@ from sqlalchemy import func, insert, select, update
 from rlback.errors import DataError
 from rlback.labelling.batches import Stored, is_closed, record_label, stored_one
 from rlback.labelling.choices import Judgement, judged
+from rlback.labelling.guidelines import current_version
 from rlback.ledger.console_tables import label_details, showings
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
@@ -133,13 +134,14 @@ def give(
         taken = transaction.execute(select(label_details.c.label).where(label_details.c.key == key)).first()
         if taken is not None:
             raise _Repeated
-        transaction.execute(insert(label_details).values(label=label, **_detail(said, key)))
+        detail = _detail(said, key, current_version(transaction))
+        transaction.execute(insert(label_details).values(label=label, **detail))
         transaction.execute(
             update(showings)
             .where(showings.c.comparison == comparison, showings.c.annotator == annotator.name)
             .values(until=0.0)
         )
-        return {"choice": said.choice, "detail": digest_of(_detail(said, key))}
+        return {"choice": said.choice, "detail": digest_of(detail)}
 
     try:
         revision = record_label(store, comparison, annotator, said.verdict, shown.left_side, seconds, attach)
@@ -203,10 +205,10 @@ class _Repeated(Exception):
     """The same submission was stored while this one was on its way."""
 
 
-def _detail(said: Judgement, key: str) -> dict[str, Any]:
+def _detail(said: Judgement, key: str, guideline: int) -> dict[str, Any]:
     return {
         "choice": said.choice, "strength": said.strength, "flags": json.dumps(said.flags), "rationale": said.rationale,
-        "key": key, "interface": INTERFACE,
+        "key": key, "interface": INTERFACE, "guideline": guideline,
     }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """The console's own tables: users, sessions, tokens, what a label says beyond its verdict, and who looks at what now.
 
 They belong to the same database and metadata as `ledger.tables`, and are added to a database that was made before
-the console was; `prepare` does so once a process. `label_details` is append-only like the labels. Sessions, leases
-and failed sign-ins decide nothing, so they are rows without events; every change of a user or token is an event.
+the console was; `prepare` does so once a process. `label_details` and `guidelines` are append-only like the labels.
+Sessions, leases and failed sign-ins decide nothing, so they are rows without events; every change of a user, token
+or guideline is an event.
 """
 
 from __future__ import annotations
@@ -74,10 +75,20 @@ label_details = Table(
     Column("rationale", Text, nullable=False),
     Column("key", String, nullable=False, unique=True),  # of the submission: the same one twice is one label
     Column("interface", String, nullable=False),
+    Column("guideline", Integer, nullable=False),  # version in force when the label was given; 0 before the first
 )
 
-TABLES = (users, sessions, tokens, failures, showings, label_details)
-APPEND_ONLY = ("label_details",)
+guidelines = Table(
+    "guidelines",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    Column("author", String, nullable=False),
+    Column("time", String, nullable=False),
+)
+
+TABLES = (users, sessions, tokens, failures, showings, label_details, guidelines)
+APPEND_ONLY = ("label_details", "guidelines")
 
 
 def prepare(store: Store) -> None:

@@ -19,6 +19,7 @@ from rlback.web import (
     pages_account,
     pages_audit,
     pages_gate,
+    pages_guideline,
     pages_home,
     pages_label,
     pages_ledger,
@@ -31,7 +32,8 @@ from rlback.web.refusals import Refused, status_of
 from rlback.web.visit import Console
 
 ROOMS = (
-    pages_home, pages_account, pages_label, pages_gate, pages_timeline, pages_audit, pages_ledger, pages_quality,
+    pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
+    pages_quality,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

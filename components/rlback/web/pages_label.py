@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from rlback.campaign import machine
 from rlback.labelling import queue
 from rlback.labelling.choices import FLAGS, RATIONALE_CHARS
+from rlback.labelling.guidelines import current_version
 from rlback.web.answers import ASCIIJSON, page, wants_json
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
@@ -44,7 +45,8 @@ def label(request: Request, batch: str, second: bool = False) -> Response:
     shown = queue.next_shown(visit.store, batch, actor, second=second)
     data = {
         "batch": batch, "second": second, "item": shown and _as_shown(shown), "progress": _progress(visit, batch),
-        "flags": list(FLAGS), "rationale_chars": RATIONALE_CHARS, "key": secrets.token_hex(16),
+        "flags": list(FLAGS), "rationale_chars": RATIONALE_CHARS,
+        "guideline": current_version(visit.store), "key": secrets.token_hex(16),
     }  # fmt: skip
     return page(request, "label.html", f"Label {batch}", data)
 

@@ -7,12 +7,13 @@ from sqlalchemy import func, select
 from starlette.responses import Response
 
 from rlback.labelling.batches import stored_one
+from rlback.labelling.exports import export_batch
 from rlback.labelling.quality import quality
 from rlback.ledger.tables import batches, comparisons, labels, stages
 from rlback.web.answers import page
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
-from rlback.web.visit import Visit, visit_of
+from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
 TEXT_CHARS = 1_500
@@ -61,6 +62,17 @@ def show(request: Request, batch: str) -> Response:
         entry |= _texts(visit, entry["comparison"])
     data = {"batch": batch, "campaign": row.campaign, "round": row.round, "size": row.size, "of": row.annotators, **found}
     return page(request, "quality.html", f"Batch {batch}", data)
+
+
+@router.post("/batches/{batch}/export", summary="The labels of a batch as a file: `form` raw, trl or trl-conversational")
+def export(request: Request, batch: str, sent: Sent) -> Response:
+    """JSON lines; that they were taken, by whom and what they held is an event."""
+    visit = visit_of(request)
+    user = visit.require("look")
+    form = sent.one("form", "raw", most=30)
+    content = export_batch(visit.store, batch, form, user.actor)
+    headers = {"content-disposition": f'attachment; filename="{batch}-{form}.jsonl"'}
+    return Response(content, media_type="application/jsonl", headers=headers)
 
 
 def _texts(visit: Visit, comparison: str) -> dict[str, object]:

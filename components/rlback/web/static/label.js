@@ -146,6 +146,7 @@
     if (pressed in keys) choose(keys[pressed]);
     else if (pressed === "u") undo();
     else if (pressed === "f") form.querySelector("input[name=flags]").focus();
+    else if (pressed === "g" && at("guideline")) at("guideline").click();
     else if (pressed === "r") form.elements.rationale.focus();
     else return;
     event.preventDefault();
