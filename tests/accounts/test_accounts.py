@@ -113,6 +113,17 @@ def test_after_five_failures_even_the_right_password_is_refused(store):
     assert rooms.sign_in(store, "ann", PASSWORD, "here")
 
 
+def test_an_address_that_tries_many_names_is_refused(store):
+    """Twenty failures over as many names; the loopback address, which a proxy's users share, is not counted."""
+    for address in ("192.0.2.1", "127.0.0.1"):
+        for n in range(20):
+            with pytest.raises(rooms.SignInRefused, match="do not fit"):
+                rooms.sign_in(store, f"name{address[-1]}{n}", "wrong password", address)
+    with pytest.raises(rooms.SignInRefused, match="too many"):
+        rooms.sign_in(store, "ann", PASSWORD, "192.0.2.1")
+    assert rooms.sign_in(store, "ann", PASSWORD, "127.0.0.1")
+
+
 def test_attempts_at_once_are_counted_each(store):
     """Twelve threads with wrong passwords: at most five are heard."""
     heard = []

@@ -29,6 +29,7 @@ def test_the_page_says_what_would_replace_what_and_shows_no_gold(as_):
     rate = next(r for r in found["verdicts"] if r["metric"].startswith("win rate"))
     assert rate["new"]["n"] == 12
     assert rate["ok"] == (rate["new"]["value"] >= 0.5)
+    assert {m["name"]: m["value"] for m in found["monitors"]}["optimiser steps"] == 4
     assert any("goes back to writer@2" in line for line in found["decline_plan"])
     page = eve.get(f"/gates/{GATE}").text
     assert "gold" not in page

@@ -212,7 +212,15 @@ def test_too_many_requests_are_told_to_wait(app, anybody):
     assert answers[-2].status_code == 200
     assert answers[-1].status_code == 429
     assert answers[-1].headers["retry-after"]
-    assert app.buckets.take("another r", *READS) == 0
+    assert anybody.get("/healthz", headers={"accept": "application/json", "cookie": "a=b"}).status_code == 200
+
+
+def test_made_up_cookies_do_not_get_around_the_limit(app, anybody, monkeypatch):
+    """A new cookie each time: the address as a whole is told to wait."""
+    monkeypatch.setattr("rlback.web.guard.CROWD", 2)
+    app.buckets = Buckets(clock=lambda: 0.0)
+    answers = [anybody.get("/figures.css", headers={"cookie": f"a={n}"}).status_code for n in range(2 * READS[0] + 1)]
+    assert answers[-2:] == [200, 429]
 
 
 def test_buckets_fill_again_and_forget():
@@ -225,6 +233,24 @@ def test_buckets_fill_again_and_forget():
     for n in range(10_000):
         buckets.take(f"client {n}", 2, 1.0)
     assert len(buckets._held) <= 4096
+
+
+def test_a_busy_database_is_503_and_nothing_is_saved(as_, story, monkeypatch):
+    """Another process writes for longer than we wait."""
+    eve = as_("eve")
+    fields = {"verdict": "approve", "digest": eve.twin("/gates/writer.r3")["digest"]}
+    token = eve.csrf()
+    story.store.engine.dispose()
+    monkeypatch.setattr("rlback.ledger.store.BUSY_MS", 50)
+    with story.store.engine.connect() as other:
+        other.exec_driver_sql("BEGIN IMMEDIATE")
+        answer = eve.post(
+            "/gates/writer.r3/decision", data={"csrf": token, **fields}, headers={"origin": BASE, "accept": "application/json"}
+        )
+        other.exec_driver_sql("ROLLBACK")
+    assert answer.status_code == 503, answer.text
+    assert answer.headers["retry-after"]
+    assert find_gate(story.store, "writer.r3").state == "open"
 
 
 def test_what_goes_wrong_inside_is_told_without_its_insides(as_, app, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from statistics import median
@@ -65,6 +66,10 @@ def quality(store: Store, batch: str) -> dict[str, Any]:
     nominal = _units(given, "category")
     ordinal = _units(given, "strength")
     seed = seed_of(batch, "agreement")
+    by_comparison: dict[str, list[Rating]] = defaultdict(list)
+    for rating in given:
+        if rating.category != "skip":
+            by_comparison[rating.comparison].append(rating)
     return {
         "labels": len(given),
         "comparisons": len({r.comparison for r in given}),
@@ -73,9 +78,9 @@ def quality(store: Store, batch: str) -> dict[str, Any]:
         "alpha_ordinal": asdict(with_interval(ordinal, lambda units: alpha(units, "ordinal", SCALE), seed)),
         "percent": asdict(with_interval(nominal, percent_agreement, seed)),
         "categories": dict(sorted(Counter(r.category for r in given).items())),
-        "annotators": [_annotator(given, name) for name in sorted({r.annotator for r in given})],
+        "annotators": [_annotator(given, by_comparison, name) for name in sorted({r.annotator for r in given})],
         "pairs": _pairs(given),
-        "contested": _contested(given),
+        "contested": _contested(by_comparison),
     }
 
 
@@ -89,14 +94,14 @@ def _units(given: list[Rating], what: str) -> list[list[Any]]:
     return list(held.values())
 
 
-def _annotator(given: list[Rating], name: str) -> dict[str, Any]:
+def _annotator(given: list[Rating], by_comparison: Mapping[str, list[Rating]], name: str) -> dict[str, Any]:
     own = [r for r in given if r.annotator == name]
     decisive = [r for r in own if r.verdict in ("a", "b")]
     left = wilson(sum(r.verdict == r.left for r in decisive), len(decisive))
     others = [
         (r.category, o.category)
-        for r in own for o in given
-        if o.comparison == r.comparison and o.annotator != name and "skip" not in (r.category, o.category)
+        for r in own if r.category != "skip"
+        for o in by_comparison[r.comparison] if o.annotator != name
     ]  # fmt: skip
     timed = [r.seconds for r in own if r.seconds]
     return {
@@ -129,14 +134,10 @@ def _pairs(given: list[Rating]) -> list[dict[str, Any]]:
     return found
 
 
-def _contested(given: list[Rating]) -> list[dict[str, Any]]:
+def _contested(by_comparison: Mapping[str, list[Rating]]) -> list[dict[str, Any]]:
     """Comparisons whose annotators said different things, furthest apart first."""
-    held: dict[str, list[Rating]] = defaultdict(list)
-    for rating in given:
-        if rating.category != "skip":
-            held[rating.comparison].append(rating)
     found = []
-    for comparison, those in held.items():
+    for comparison, those in by_comparison.items():
         strengths = [r.strength for r in those if r.strength is not None]
         if len({r.category for r in those}) > 1:
             apart = max(strengths) - min(strengths) if strengths else 0

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -52,6 +53,7 @@ def make_app(project: Project, *, port: int = 8700, names: tuple[str, ...] = (),
     app.add_exception_handler(RlbackError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(OperationalError, _database)
     app.add_exception_handler(Exception, _unforeseen)
     hosts = {f"{name}:{port}" for name in LOOPBACK} | {name.lower() for name in names}
     guard = Guard(app, frozenset(hosts), lambda scope, refused: _refusal(app, scope, refused))
@@ -80,6 +82,14 @@ def _invalid(request: Request, error: Any) -> Response:
     first = error.errors()[0] if error.errors() else {}
     where = ".".join(str(part) for part in first.get("loc", ())[1:])
     return error_page(request, 422, "Refused", f"{where[:60]}: {first.get('msg', 'it is not as expected')}", None)
+
+
+def _database(request: Request, error: Any) -> Response:
+    """Another process held the database for longer than we wait, or the disk is full: nothing was saved."""
+    why = str(error.orig)
+    if "locked" not in why and "busy" not in why:
+        return _unforeseen(request, error)
+    return error_page(request, 503, "LedgerError", "the database is busy; nothing was saved", "try again in a moment")
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ limited by client. `/page.json` is `/page` asked for as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,8 +16,9 @@ from typing import Any
 from rlback.web.refusals import Refused
 
 BODY_BYTES = 64 * 1024
-READS = (240, 8.0)  # burst, and requests a second after it
+READS = (240, 8.0)  # of one session or token: burst, and requests a second after it
 WRITES = (60, 2.0)
+CROWD = 20  # how many times as much one address may, which a proxy or an office shares
 CLIENTS = 4096
 
 HEADERS = {
@@ -108,8 +110,13 @@ class Guard:
             _check_origin(headers, self.hosts, bearer)
             if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > BODY_BYTES:
                 raise Refused(413, f"a request has at most {BODY_BYTES // 1024} KiB", remedy="send less at once")
-        client = (scope.get("client") or ("?",))[0]
-        wait = self.buckets.take(f"{client} {'w' if writes else 'r'}", *(WRITES if writes else READS))
+        address, kind = (scope.get("client") or ("?",))[0], "w" if writes else "r"
+        secret = headers.get("authorization", "") + headers.get("cookie", "")
+        client = hashlib.sha256(secret.encode()).hexdigest()[:16] if secret else ""
+        burst, rate = WRITES if writes else READS
+        wait = self.buckets.take(f"{address} {client} {kind}", burst, rate)
+        # Made-up cookies do not help: all of an address together are limited too.
+        wait = wait or self.buckets.take(f"{address} {kind} crowd", CROWD * burst, CROWD * rate)
         if wait:
             raise Refused(429, "too many requests", remedy=f"wait {int(wait) + 1} seconds")
         path = scope["path"]

@@ -57,8 +57,7 @@ def sign_in_form(request: Request) -> Response:
 def sign_in(request: Request, sent: Sent) -> Response:
     """Opens a session; the cookie is new whatever was there before."""
     visit = visit_of(request)
-    address = (request.client.host if request.client else "?")[:64]
-    cookie = rooms.sign_in(visit.store, sent.one("name", most=200), sent.one("password"), address)
+    cookie = rooms.sign_in(visit.store, sent.one("name", most=200), sent.one("password"), _address(request))
     if visit.cookie:
         rooms.sign_out(visit.store, visit.cookie)
     if wants_json(request):
@@ -78,6 +77,10 @@ def sign_out(request: Request, sent: Sent) -> Response:
     response = ASCIIJSON({"signed_in": False}) if wants_json(request) else RedirectResponse("/sign-in", 303)
     response.delete_cookie(SESSION_COOKIE, path="/", httponly=True, samesite="strict")
     return response
+
+
+def _address(request: Request) -> str:
+    return (request.client.host if request.client else "?")[:64]
 
 
 def _token(token: rooms.TokenInfo) -> dict[str, object]:
@@ -138,7 +141,7 @@ def password(request: Request, sent: Sent) -> Response:
     user = visit.require()
     if visit.bearer:
         raise Refused(403, "a token changes no password", remedy="sign in")
-    rooms.sign_out(visit.store, rooms.sign_in(visit.store, user.name, sent.one("old"), "account page"))
+    rooms.sign_out(visit.store, rooms.sign_in(visit.store, user.name, sent.one("old"), _address(request)))
     people.set_password(visit.store, user.name, sent.one("password"), user.actor)
     return done(request, {"changed": True}, "/sign-in", "password")
 

@@ -59,7 +59,8 @@ def show(request: Request, id_: str) -> Response:
         "gate": gate.id, "campaign": gate.campaign, "round": gate.round, "attempt": gate.attempt, "state": gate.state,
         "opened": gate.opened, "digest": gate.digest, "candidate": gate.evidence["candidate"],
         "start": gate.evidence["start"], "reward_model": gate.evidence["reward_model"], "labels": gate.evidence["labels"],
-        "verdicts": verdict_table(visit, gate), "samples": samples(gate), "decision": _decision(gate),
+        "verdicts": verdict_table(visit, gate), "monitors": monitors(visit, gate),
+        "samples": samples(gate), "decision": _decision(gate),
         "batch": batch_id(gate.campaign, gate.round, gate.attempt) if gate.evidence["labels"]["count"] else None,
         "approver_kind": approver, "may_decide": visit.may("decide") and approver == "human", "objection": why,
         "could_approve": could_approve(visit, gate) if gate.state == "open" and approver == "human" else [],
@@ -118,6 +119,25 @@ def verdict_table(visit: Visit, gate: Gate) -> list[dict[str, Any]]:
         row("proxy reward", measured["proxy"], "standard deviations above base samples", before=old.get("proxy"))
     row("completions that ended", measured["finished"], "share", before=old.get("finished"))
     return rows
+
+
+def monitors(visit: Visit, gate: Gate) -> list[dict[str, Any]]:
+    """What was watched while this candidate was optimised; gold, which only a simulation knows, is not among it."""
+    column = stages.c
+    row = visit.store.first(
+        select(column.output, column.seconds).where(
+            column.campaign == gate.campaign, column.round == gate.round, column.stage == "optimise"
+        )
+    )
+    if row is None:
+        return []
+    output = json.loads(row.output)
+    shown = (
+        ("optimiser steps", output.get("steps")), ("ended by", output.get("stopped")),
+        ("KL from start at the last step, nats a completion", output.get("kl_ref_last")),
+        ("proxy reward at the last step", output.get("proxy_last")), ("seconds", row.seconds),
+    )  # fmt: skip
+    return [{"name": name, "value": value} for name, value in shown if value is not None]
 
 
 def _measured_of(visit: Visit, address: str, campaign: str) -> dict[str, Any]:
