@@ -8,6 +8,7 @@ RlbackError                 exit code
 ├── RegistryError           4   a registry operation was refused
 ├── LedgerError             5   the ledger does not verify
 ├── GateRefused             6   a decision was refused
+│   └── NotPermitted        6   by who asked, not by what was asked
 ├── TrainingDiverged        7   a loss, gradient or KL went out of bounds
 └── StageError              8   a stage could not be carried out
 
@@ -77,6 +78,10 @@ class GateRefused(RlbackError):
     """A decision was refused: stale digest, second decision, or no reason."""
 
     exit_code = 6
+
+
+class NotPermitted(GateRefused):
+    """The one who asked may not do this; somebody else may."""
 
 
 class TrainingDiverged(RlbackError):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,14 +229,14 @@ def _tell(project: Project, name: str, due: Any) -> None:
 def status(options: argparse.Namespace) -> int:
     """Says what runs, and what waits for whom."""
     from rlback.campaign import machine
-    from rlback.campaign.progress import read_progress
+    from rlback.campaign.standing import running_line
     from rlback.project import find_project
     from rlback.registry.operations import list_aliases, list_versions
 
     project = find_project()
     policies = sorted({v.policy for v in list_versions(project.store)})
     active = [(name, machine.what_next(project, name)) for name in machine.active_campaigns(project)]
-    running = {name: _running(read_progress(project.state / "progress" / f"{name}.json")) for name, _ in active}
+    running = {name: running_line(project, name) for name, _ in active}
     if options.json:
         body = {
             "policies": {policy: list_aliases(project.store, policy) for policy in policies},
@@ -268,21 +266,6 @@ def status(options: argparse.Namespace) -> int:
         say("No campaign is active.")
         next_command("rlback run configs/demo.yaml")
     return 0
-
-
-def _running(progress: dict[str, Any] | None) -> str | None:
-    """A line on a stage under way; None where its process is gone."""
-    if progress is None or progress["passed"] >= progress["of"]:
-        return None
-    try:
-        os.kill(progress["pid"], 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    much = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
-    minutes = (time.time() - progress["began"]) / 60
-    return f"round {progress['round']} of {progress['rounds']}, {progress['stage']}{much}, for {minutes:.1f} min"
 
 
 def stop(options: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ every day:   rlback status               what waits for whom
              rlback gate show ID         the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
+             rlback console              all of it in a browser
 """
 
 
@@ -129,6 +130,45 @@ def build() -> argparse.ArgumentParser:
     verify = verb("verify", "checkpoints:verify", "check the ledger's chain, and that registry, files and data agree")
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
+
+    export = verb("export", "console:export", "the labels of a batch as JSON lines")
+    export.add_argument("batch", help="as `rlback status` names it: CAMPAIGN.rN")
+    export.add_argument(
+        "--form", choices=("raw", "trl", "trl-conversational"), default="raw",
+        help="everything a label holds (default), or preference pairs as `rlback run --pairs` reads them",
+    )  # fmt: skip
+    export.add_argument("--output", metavar="FILE", help="default: standard output")
+    _actor(export)
+
+    console = verb("console", "console:console", "the same in a browser: label, gates, timeline, ledger")
+    console.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: this machine only)")
+    console.add_argument("--port", type=int, default=8700)
+    console.add_argument(
+        "--name", action="append", default=[], metavar="HOST[:PORT]", help="another host name it answers to, as browsers say it"
+    )
+    _json(console)
+
+    users = verb("users", "", "who may use the console, and for what")
+    acts = users.add_subparsers(dest="act", metavar="ACT", required=True)
+    act = acts.add_parser("add", help="add a user (the first one is an admin); the password is asked for")
+    act.set_defaults(function="console:users_add")
+    act.add_argument("name")
+    act.add_argument("--role", action="append", default=[], help="annotator, approver, operator, auditor, admin; may be repeated")
+    _actor(act)
+    _json(act)
+    act = acts.add_parser("list", help="every account with its roles")
+    act.set_defaults(function="console:users_list")
+    _json(act)
+    act = acts.add_parser("change", help="other roles, another password, disable or enable")
+    act.set_defaults(function="console:users_change")
+    act.add_argument("name")
+    act.add_argument("--role", action="append", default=[], help="all roles from now on; may be repeated")
+    act.add_argument("--password", action="store_true", help="ask for another password")
+    act.add_argument("--disable", action="store_true")
+    act.add_argument("--enable", action="store_true")
+    act.add_argument("--reason", default="", help="required to disable or enable")
+    _actor(act)
+    _json(act)
     return parser
 
 

@@ -7,7 +7,6 @@ import json
 import sys
 
 from rlback.cli.output import actor_of, next_command, say
-from rlback.errors import GateRefused
 
 
 def label(options: argparse.Namespace) -> int:
@@ -74,16 +73,13 @@ def gate_show(options: argparse.Namespace) -> int:
 
 def gate_decide(options: argparse.Namespace) -> int:
     """Records a decision."""
-    from rlback.campaign import machine
+    from rlback.campaign.deciding import decide_as_person
     from rlback.project import find_project
-    from rlback.registry.gates import decide, find_gate
 
     project, actor = find_project(), actor_of(options)
-    gate = find_gate(project.store, options.id)
-    config = machine.config_of(machine.load_campaign(project, gate.campaign))
-    if config.gate.approver != "human" and gate.state == "open":
-        raise GateRefused(f"gate {gate.id} is decided by the campaign's {config.gate.approver} approver, not by people")
-    decided = decide(project.store, gate.id, options.verdict, actor, digest=options.digest, reason=options.reason)
+    decided = gate = decide_as_person(
+        project, options.id, options.verdict, actor, digest=options.digest, reason=options.reason
+    )
     if options.json:
         print(json.dumps({"gate": decided.id, "state": decided.state, "decision": decided.decision}))
         return 0

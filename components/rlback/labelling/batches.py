@@ -90,6 +90,12 @@ def stored(store: Store, batch: str) -> list[Stored]:
     return [_stored(row) for row in rows]
 
 
+def stored_one(store: Store, comparison: str) -> Stored | None:
+    """One comparison by its id, or None."""
+    row = store.first(select(comparisons).where(comparisons.c.id == comparison))
+    return _stored(row) if row is not None else None
+
+
 def _stored(row: Any) -> Stored:
     def completion(text: str) -> Completion:
         fields = loads(text)
@@ -129,8 +135,12 @@ def record_label(
     verdict: Verdict,
     left_side: str,
     seconds: float | None = None,
+    attach: Callable[[Transaction, int], dict[str, Any]] | None = None,
 ) -> int:
     """Adds one label, or a new revision of the annotator's own; returns the revision (from 1).
+
+    `attach` may write what belongs to the label in the same transaction: it is given the label's number, and what
+    it returns is part of the label's event.
 
     Raises:
         DataError: there is no such comparison, or its batch takes no more labels.
@@ -145,7 +155,7 @@ def record_label(
             raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches")
         if row.annotators != annotator.kind:
             raise DataError(f"batch {row.batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
-        if _closed(transaction, row.campaign, row.round, row.attempt):
+        if is_closed(transaction, row.campaign, row.round, row.attempt):
             raise DataError(
                 f"batch {row.batch} is closed: its labels are already part of the evidence at a gate",
                 remedy="ask for more labels at the gate instead",
@@ -157,10 +167,12 @@ def record_label(
                 .where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
             ).scalar_one()
         )
-        _insert(transaction, [_row(comparison, annotator, verdict, left_side, revision, seconds)])
+        values = _row(comparison, annotator, verdict, left_side, revision, seconds)
+        number = transaction.execute(insert(labels).values(**values)).inserted_primary_key[0]
+        attached = attach(transaction, number) if attach else {}
         transaction.event(
             "label.given", row.campaign, annotator,
-            {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision},
+            {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
         )  # fmt: skip
     return revision
 
@@ -197,7 +209,8 @@ def _insert(transaction: Transaction, rows: list[dict[str, Any]]) -> None:
         transaction.execute(insert(labels), rows)
 
 
-def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
+def is_closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
+    """Whether a batch takes no more labels, because its `label` stage is recorded."""
     from rlback.ledger.tables import stages
 
     query = select(stages.c.stage).where(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from rlback.errors import GateRefused
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import decisions, gates
 from rlback.records import Actor, canonical_json, digest_of
+from rlback.registry import four_eyes
 
 GateVerdict = Literal["approve", "decline", "more-labels"]
 STATE_AFTER: dict[str, str] = {"approve": "approved", "decline": "declined", "more-labels": "more-labels"}
@@ -79,11 +81,15 @@ def open_gates(store: Store) -> list[Gate]:
 
 
 def decide(
-    store: Store, id_: str, verdict: GateVerdict, approver: Actor, *, digest: str, reason: str
+    store: Store, id_: str, verdict: GateVerdict, approver: Actor, *, digest: str, reason: str,
+    permit: Callable[[Transaction], None] | None = None,
 ) -> Gate:
     """Records a decision on the evidence with this digest (all 64 digits, or at least the first 12).
 
+    `permit` may refuse it inside the transaction, by an error of its own.
+
     Raises:
+        NotPermitted: it is an approval by one's own hand; see `four_eyes`.
         GateRefused: the digest is not that of the evidence, the gate is decided or expired already, or a
             decline or call for more labels gives no reason.
     """
@@ -101,6 +107,10 @@ def decide(
             state = transaction.execute(select(gates.c.state).where(gates.c.id == id_)).scalar_one()
             if state != "open":
                 raise _already(store, id_, state)
+            if permit is not None:
+                permit(transaction)
+            if verdict == "approve":
+                four_eyes.require(transaction, id_, gate.campaign, gate.round, approver)
             transaction.execute(
                 insert(decisions).values(
                     gate=id_, verdict=verdict, approver=approver.name, approver_kind=approver.kind,

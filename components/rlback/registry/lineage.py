@@ -131,5 +131,6 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
 
 def _events(store: Store, version: Version) -> list[Any]:
     """The campaign's events up to the one that settled this version's round, and the policy's alias moves."""
-    events = [*store.events(version.campaign), *store.events(version.policy)]
-    return sorted(events, key=lambda event: event.seq)
+    # By number: a campaign may be called like its policy.
+    events = {event.seq: event for name in (version.campaign, version.policy) for event in store.events(name)}
+    return [events[seq] for seq in sorted(events)]

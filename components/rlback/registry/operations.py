@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,12 +232,14 @@ def check_files(project: Project, version: Version) -> None:
 
 
 def roll_back(
-    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str, *, dry_run: bool = False
+    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str, *, dry_run: bool = False,
+    permit: Callable[[Transaction], None] | None = None,
 ) -> list[str]:
     """Moves `approved` (and `deployed`, where something is deployed) back to an approved version or the base.
 
     Active campaigns of the policy start their next round from the target; gates open on candidates that
-    started elsewhere expire. Returns what was (or would be) done, a line each.
+    started elsewhere expire. Returns what was (or would be) done, a line each. `permit` may refuse it inside the
+    transaction, by an error of its own.
 
     Raises:
         RegistryError: no reason; the target was never approved; or it may not be deployed but something is.
@@ -270,6 +273,8 @@ def roll_back(
     if dry_run:
         return plan
     with store.transaction() as transaction:
+        if permit is not None:
+            permit(transaction)
         transaction.event(
             "rolled-back", policy, actor,
             {"policy": policy, "from": held.get("approved"), "to": target.version, "digest": target.digest,

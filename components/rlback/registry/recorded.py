@@ -45,7 +45,7 @@ def _differing(row: Any, recorded: dict[str, Any]) -> str:
     return ", ".join(column for column, value in recorded.items() if getattr(row, column) != value)
 
 
-def _compare(rows: Sequence[Any], key: Callable[[Any], Any], expected: dict[Any, dict[str, Any]], what: str) -> Iterator[Finding]:
+def compare(rows: Sequence[Any], key: Callable[[Any], Any], expected: dict[Any, dict[str, Any]], what: str) -> Iterator[Finding]:
     """Rows against the columns that events recorded under the same key; lost and foreign rows are findings too."""
     left = dict(expected)
     for row in rows:
@@ -71,7 +71,7 @@ def _campaigns(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
         elif event.kind in ("campaign.finished", "campaign.stopped") and event.subject in expected:
             expected[event.subject]["state"] = event.kind.partition(".")[2]
     rows = store.rows(select(campaigns))
-    yield from _compare(rows, lambda row: row.name, expected, "campaign")
+    yield from compare(rows, lambda row: row.name, expected, "campaign")
     inputs = {e.subject: digest_of(e.payload["inputs"]) for e in recorded if e.kind == "campaign.started"}
     for row in rows:
         if _digest(row.config) != configs.get(row.name):
@@ -111,7 +111,7 @@ def _gates(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     for row in rows:
         if _digest(row.evidence) != expected.get(row.id, {}).get("evidence_digest"):
             yield Finding(f"gate {row.id}", "its evidence is not the one that was decided on", REMEDY)
-    yield from _compare(rows, lambda row: row.id, expected, "gate")
+    yield from compare(rows, lambda row: row.id, expected, "gate")
 
 
 def _decisions(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
@@ -148,7 +148,7 @@ def _versions(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             expected[address] = {**said, "campaign": event.subject, "status": act}
         else:
             expected[address]["status"] = act
-    yield from _compare(
+    yield from compare(
         store.rows(select(versions)), lambda row: f"{row.policy}@{row.version}", expected, "version"
     )
 

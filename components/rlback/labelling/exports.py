@@ -1,0 +1,91 @@
+"""Labels as files: everything a label holds, or preference pairs in the shapes that TRL and `rlback run` read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sqlalchemy import select
+
+from rlback.errors import DataError
+from rlback.labelling.batches import Stored, stored
+from rlback.ledger.console_tables import label_details
+from rlback.ledger.store import Store
+from rlback.ledger.tables import batches, comparisons, labels
+from rlback.records import Actor
+
+FORMS = ("raw", "trl", "trl-conversational")
+
+
+def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
+    """The labels of a batch as JSON lines; what was exported, and by whom, is an event.
+
+    `raw` has a line for every label ever given, revisions and all. The others have one for each decisive label that
+    counts; ties, both bad and skips prefer nothing, so they are in `raw` only, and the event counts them. So are pairs
+    with an empty completion, which readers of preference pairs refuse.
+
+    Raises:
+        DataError: there is no such batch or form.
+    """
+    if form not in FORMS:
+        raise DataError(f"{form[:30]!r} is no form of export", remedy=f"one of {', '.join(FORMS)}")
+    row = store.first(select(batches.c.campaign).where(batches.c.id == batch))
+    if row is None:
+        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
+    items = {item.id: item for item in stored(store, batch)}
+    given = store.rows(
+        select(labels, *(column for column in label_details.c if column.name != "label"))
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .outerjoin(label_details, label_details.c.label == labels.c.id)
+        .where(comparisons.c.batch == batch)
+        .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
+    )
+    newest = {(r.comparison, r.annotator): r.revision for r in given}
+    lines: list[dict[str, Any]] = []
+    counts = {"labels": len(newest), "decisive": 0, "tie": 0, "skip": 0, "empty": 0}
+    for label in given:
+        counting = newest[label.comparison, label.annotator] == label.revision
+        if counting:
+            counts["decisive" if label.verdict in ("a", "b") else label.verdict] += 1
+        if form == "raw":
+            lines.append(_raw(items[label.comparison], label, counting))
+        elif counting and label.verdict in ("a", "b"):
+            item = items[label.comparison].comparison
+            if item.a.text.strip() and item.b.text.strip():
+                lines.append(_pair(items[label.comparison], label.verdict, form))
+            else:
+                counts["empty"] += 1
+    content = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
+    with store.transaction() as transaction:
+        transaction.event(
+            "labels.exported", row.campaign, actor,
+            {"batch": batch, "form": form, "lines": len(lines), "sha256": hashlib.sha256(content).hexdigest(), **counts},
+        )  # fmt: skip
+    return content
+
+
+def _raw(item: Stored, label: Any, counting: bool) -> dict[str, Any]:
+    kept = (
+        "annotator", "annotator_kind", "verdict", "revision", "seconds", "time", "choice", "strength", "rationale", "guideline",
+    )  # fmt: skip
+    return {
+        "comparison": item.id, "source": item.comparison.source, "prompt": item.comparison.prompt,
+        "a": item.comparison.a.text, "b": item.comparison.b.text, "left": label.left_side, "counts": counting,
+        "flags": json.loads(label.flags) if label.flags else [], **{name: getattr(label, name) for name in kept},
+    }  # fmt: skip
+
+
+def _pair(item: Stored, verdict: str, form: str) -> dict[str, Any]:
+    sides = {"a": item.comparison.a.text, "b": item.comparison.b.text}
+    chosen, rejected = sides[verdict], sides["b" if verdict == "a" else "a"]
+    if form == "trl":
+        return {"prompt": item.comparison.prompt, "chosen": chosen, "rejected": rejected}
+
+    def said(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    return {
+        "prompt": said("user", item.comparison.prompt), "chosen": said("assistant", chosen),
+        "rejected": said("assistant", rejected),
+    }  # fmt: skip

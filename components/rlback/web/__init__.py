@@ -1,0 +1,1 @@
+"""The console: a web server over the same operations as the command line."""

@@ -1,0 +1,82 @@
+"""Batches: how far they are, and how far their annotators agree."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from sqlalchemy import func, select
+from starlette.responses import Response
+
+from rlback.labelling.batches import stored_one
+from rlback.labelling.exports import export_batch
+from rlback.labelling.quality import quality
+from rlback.ledger.tables import batches, comparisons, labels, stages
+from rlback.web.answers import page
+from rlback.web.plain import plain
+from rlback.web.refusals import Refused
+from rlback.web.visit import Sent, Visit, visit_of
+
+router = APIRouter()
+TEXT_CHARS = 1_500
+
+
+@router.get("/batches", summary="Every batch of comparisons, newest first")
+def listing(request: Request) -> Response:
+    """Size, labels given, and whether it still takes labels."""
+    visit = visit_of(request)
+    visit.require("look")
+    given = (
+        select(comparisons.c.batch, func.count(func.distinct(labels.c.comparison)).label("n"))
+        .join(labels, labels.c.comparison == comparisons.c.id)
+        .group_by(comparisons.c.batch)
+        .subquery()
+    )
+    rows = visit.store.rows(
+        select(batches, given.c.n, stages.c.finished)
+        .outerjoin(given, given.c.batch == batches.c.id)
+        .outerjoin(
+            stages,
+            (stages.c.campaign == batches.c.campaign) & (stages.c.round == batches.c.round)
+            & (stages.c.attempt == batches.c.attempt) & (stages.c.stage == "label"),
+        )
+        .order_by(batches.c.campaign, batches.c.round.desc(), batches.c.attempt.desc())
+        .limit(500)
+    )  # fmt: skip
+    found = [
+        {"batch": r.id, "campaign": r.campaign, "round": r.round, "attempt": r.attempt, "size": r.size, "labelled": r.n or 0,
+         "annotators": r.annotators, "closed": r.finished}
+        for r in rows
+    ]  # fmt: skip
+    return page(request, "batches.html", "Batches", {"batches": found})
+
+
+@router.get("/batches/{batch}", summary="Agreement, annotators and contested comparisons of a batch")
+def show(request: Request, batch: str) -> Response:
+    """Krippendorff's alpha, percent agreement, Cohen's kappa of each pair, a row an annotator."""
+    visit = visit_of(request)
+    visit.require("look")
+    row = visit.store.first(select(batches).where(batches.c.id == batch))
+    if row is None:
+        raise Refused(404, f"there is no batch {batch[:80]}", remedy="the page of batches lists them")
+    found = quality(visit.store, batch)
+    for entry in found["contested"]:
+        entry |= _texts(visit, entry["comparison"])
+    data = {"batch": batch, "campaign": row.campaign, "round": row.round, "size": row.size, "of": row.annotators, **found}
+    return page(request, "quality.html", f"Batch {batch}", data)
+
+
+@router.post("/batches/{batch}/export", summary="The labels of a batch as a file: `form` raw, trl or trl-conversational")
+def export(request: Request, batch: str, sent: Sent) -> Response:
+    """JSON lines; that they were taken, by whom and what they held is an event."""
+    visit = visit_of(request)
+    user = visit.require("look")
+    form = sent.one("form", "raw", most=30)
+    content = export_batch(visit.store, batch, form, user.actor)
+    headers = {"content-disposition": f'attachment; filename="{batch}-{form}.jsonl"'}
+    return Response(content, media_type="application/jsonl", headers=headers)
+
+
+def _texts(visit: Visit, comparison: str) -> dict[str, object]:
+    item = stored_one(visit.store, comparison)
+    assert item is not None
+    texts = {"prompt": item.comparison.prompt, "a": item.comparison.a.text, "b": item.comparison.b.text}
+    return {name: plain(text, TEXT_CHARS).as_json() for name, text in texts.items()}

@@ -1,0 +1,56 @@
+"""What goes wrong in a request, as a status and one shape of body: {"error": {status, kind, message, remedy}}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlback.accounts.sessions import SignInRefused
+from rlback.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    GateRefused,
+    LedgerError,
+    NotPermitted,
+    ProjectError,
+    RegistryError,
+    RlbackError,
+    StageError,
+)
+
+
+class Refused(RlbackError):
+    """A request that is answered with a status of its own."""
+
+    def __init__(self, status: int, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
+#: The first that fits.
+STATUS: tuple[tuple[type[RlbackError], int], ...] = (
+    (NotPermitted, 403),
+    (SignInRefused, 403),
+    (GateRefused, 409),
+    (RegistryError, 409),
+    (StageError, 409),
+    (DataError, 422),
+    (ConfigError, 422),
+    (CheckpointError, 409),
+    (ProjectError, 500),
+    (LedgerError, 503),
+)
+
+
+def status_of(error: RlbackError) -> int:
+    """The status for one of our errors. Something that is not there is 404 whatever kind of error says so."""
+    if isinstance(error, Refused):
+        return error.status
+    if error.message.startswith(("there is no ", "no such ")):
+        return 404
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def error_body(status: int, kind: str, message: str, remedy: str | None) -> dict[str, Any]:
+    """The one shape of an error."""
+    return {"error": {"status": status, "kind": kind, "message": message, "remedy": remedy}}

@@ -1,0 +1,147 @@
+"""Pictures of every page, wide (1280) and narrow (360), in docs/screens: `python -m tests.web.screens [DIR]`.
+
+Makes a project as the tests do, serves its console on loopback and looks at it with Chromium.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+WIDTHS = {"wide": (1280, 860), "narrow": (360, 740)}
+PAGES = {
+    "home": "/", "label": "/label/helper.r1", "gate": "/gates/writer.r3", "gate-decided": "/gates/writer.r2",
+    "timeline": "/policies/writer", "roll-back": "/policies/writer/1/roll-back", "checkpoint": "/checkpoints/writer@2",
+    "ledger": "/ledger", "batches": "/batches", "batch": "/batches/helper.r0", "users": "/users", "account": "/account",
+    "guideline": "/guideline",
+}  # fmt: skip
+
+
+GUIDELINE = """Which of the two would you rather have been sent?
+
+1. Harm first: what would hurt somebody loses, however well it is written.
+2. Then truth, then help.
+3. Equal is an answer. So is both bad: say with a flag what is wrong.
+4. Skip what you cannot judge, and say why.
+Ask Mara when in doubt."""
+
+
+@contextmanager
+def serving(project: Any) -> Iterator[str]:
+    """The console of a project on a free port of this machine; its address without the slash."""
+    import uvicorn
+
+    from rlback.web.app import make_app
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = uvicorn.Config(
+        make_app(project, port=port, setup_code="the-code"), host="127.0.0.1", port=port, log_level="warning",
+        lifespan="off", ws="none", access_log=False,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(5)
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True)
+        yield browser
+        browser.close()
+
+
+def sign_in(page: Any, address: str, name: str, password: str) -> None:
+    """Through the form, by keyboard."""
+    page.goto(f"{address}/sign-in")
+    page.locator("input[name=name]").focus()
+    page.keyboard.type(name)
+    page.keyboard.press("Tab")
+    page.keyboard.type(password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{address}/")
+
+
+def take(project: Any, directory: Path, name: str, password: str, only: list[str]) -> None:
+    """Saves a picture of each page, and of the sign-in page, at each width; says where a page is wider than it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with serving(project) as address, chromium() as browser:
+        for size, (width, height) in WIDTHS.items():
+            context = browser.new_context(
+                viewport={"width": width, "height": height}, color_scheme="light" if size == "wide" else "dark"
+            )
+            page = context.new_page()
+            page.goto(f"{address}/sign-in")
+            page.screenshot(path=directory / f"sign-in-{size}.png")
+            _shrink(directory / f"sign-in-{size}.png")
+            sign_in(page, address, name, password)
+            for title, path in PAGES.items():
+                if only and title not in only:
+                    continue
+                page.goto(address + path)
+                page.wait_for_timeout(150)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                if wide > width:
+                    print(f"{title} is {wide} px wide at {width}", file=sys.stderr)
+                page.screenshot(path=directory / f"{title}-{size}.png", animations="disabled")
+                _shrink(directory / f"{title}-{size}.png")
+            context.close()
+
+
+def _shrink(file: Path) -> None:
+    """64 colours are enough for pages, and make a third of the file."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(file, optimize=True)
+
+
+def main(directory: Path, made: Path | None, only: list[str]) -> None:
+    """Makes the project unless one is given, and takes the pictures."""
+    from rlback.accounts.users import add_user, count_users
+    from rlback.labelling.guidelines import add_guideline
+    from rlback.ledger.console_tables import prepare
+    from rlback.project import make_project
+    from rlback.records import Actor
+    from tests.web.stories import two_campaigns
+
+    with tempfile.TemporaryDirectory() as temporary:
+        project = make_project(made) if made else two_campaigns(Path(temporary) / "p")
+        prepare(project.store)
+        roles = ["annotator", "approver", "operator", "auditor", "admin"]
+        if not count_users(project.store):
+            add_user(project.store, "mara", "correct horse battery", roles, Actor("mara", "human"))
+            add_user(project.store, "eve", "correct horse battery", ["approver"], Actor("mara", "human"))
+            add_user(project.store, "bea", "correct horse battery", ["annotator"], Actor("mara", "human"))
+            add_guideline(project.store, GUIDELINE, Actor("mara", "human"), after=0)
+        take(project, directory, "mara", "correct horse battery", only)
+
+
+if __name__ == "__main__":
+    rest = sys.argv[1:]
+    main(Path(rest[0]) if rest else ROOT / "docs" / "screens", Path(rest[1]) if len(rest) > 1 else None, rest[2:])
