@@ -99,7 +99,7 @@ class RewardConfig:
     With `bootstrap` each member of an ensemble sees its own resample of the pairs; a single model sees them all once.
     """
 
-    epochs: Count = 1
+    epochs: Positive = 1.0  # 0.5: half of the pairs, once
     batch: Count = 32
     lr: Positive = Field(...)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
