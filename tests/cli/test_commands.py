@@ -13,6 +13,7 @@ from rlback.campaign.summary import method_figures
 from rlback.labelling.terminal import _piped
 from rlback.project import Project
 from rlback.registry.gates import open_gates
+from rlback.registry.operations import list_versions
 from tests.conftest import ROOT, changed
 
 
@@ -155,6 +156,15 @@ def test_a_curve_ends_in_what_the_table_says(finished):
         assert [p["step"] for p in points] == sorted({p["step"] for p in points})
         assert points[-1]["step"] == entry["steps"]
         assert {k: points[-1][k] for k in ("kl", "proxy", "gold")} == {k: entry[k] for k in ("kl", "proxy", "gold")}
+
+
+def test_a_list_in_a_pipe_is_not_cut_to_somebodys_terminal(finished, at, capsys, monkeypatch):
+    at(finished)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert main(["registry", "list"]) == 0
+    out = capsys.readouterr().out
+    for version in list_versions(finished.store):
+        assert any(line.split()[0] == version.address and version.digest[:12] in line for line in out.splitlines())
 
 
 def test_the_summary_has_the_figures_the_schema_names(finished):

@@ -9,6 +9,8 @@ from typing import Any
 
 from rlback.cli.output import actor_of, next_command, say
 
+WIDEST = 1_000
+
 
 def registry_list(options: argparse.Namespace) -> int:
     """Every version with status and aliases."""
@@ -39,11 +41,12 @@ def registry_list(options: argparse.Namespace) -> int:
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("checkpoint", "status", "aliases", "parent", "campaign", "round", "digest"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # nothing is cut: an address is there to be copied
     for v in versions:
         parent = f"{v.policy}@{v.parent}" if v.parent else "-"
         table.add_row(v.address, v.status, " ".join(of(v)), parent, v.campaign, str(v.round), v.digest[:12])
-    Console(highlight=False).print(table)
+    # Whoever reads a pipe has no width.
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDEST).print(table)
     return 0
 
 
@@ -175,7 +178,8 @@ def verify(options: argparse.Namespace) -> int:
         if finding.remedy:
             print(f"    {finding.remedy}", file=sys.stderr)
     looked = (
-        f"{result.events} events, {result.checkpoints} checkpoints, {result.data_versions} label snapshots, "
+        f"{result.events} events, {result.checkpoints} stored models (policies, their steps and reward models), "
+        f"{result.data_versions} label snapshots, "
         f"{result.sources} versions of source data"
     )
     if result.holds:
