@@ -10,10 +10,12 @@ import pytest
 from rlback.maths.tax import (
     Passage,
     area_between,
+    clopper_pearson,
     decompose,
     expected_running_time,
     first_passage,
     label_factors,
+    log_rank,
     restricted_mean,
     tax,
 )
@@ -108,3 +110,26 @@ def test_decomposition_adds_up_to_the_log_tax() -> None:
 
 def test_area_between_constant_curves() -> None:
     assert math.isclose(area_between([1, 10, 100], [0.5] * 3, [0.75] * 3), 0.25 * math.log(100))
+
+
+def test_success_rate_bounds_have_the_tails_asked_for() -> None:
+    found = clopper_pearson(3, 10)
+
+    def tail(p: float, counts: range) -> float:
+        return sum(math.comb(10, k) * p**k * (1 - p) ** (10 - k) for k in counts)
+
+    assert math.isclose(tail(found.low, range(3, 11)), 0.025)
+    assert math.isclose(tail(found.high, range(4)), 0.025)
+    assert math.isclose(clopper_pearson(0, 10).high, 1 - 0.025 ** (1 / 10))
+    assert clopper_pearson(10, 10).high == 1
+    with pytest.raises(ValueError, match="11 of 10"):
+        clopper_pearson(11, 10)
+
+
+def test_log_rank_of_a_worked_case_and_of_extremes() -> None:
+    # One passes at 1, the other at 2: excess 1 - 1/2, variance 1/4 (at time 2 only the other is at risk), so z = 1.
+    assert math.isclose(log_rank(passage([1], [True]), passage([2], [True])), math.erfc(1 / math.sqrt(2)))
+    early, late = passage(list(range(1, 21)), [True] * 20), passage([50.0] * 20, [False] * 20)
+    assert log_rank(early, late) < 1e-6
+    assert log_rank(early, early) == 1
+    assert log_rank(late, late) == 1

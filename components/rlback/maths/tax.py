@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaincinv
+
+from rlback.records import Interval
 
 Array = NDArray[np.float64]
 
@@ -143,6 +146,38 @@ def area_between(labels: Sequence[float], method: ArrayLike, reference: ArrayLik
     """Integral of J_reference - J_method over log labels, on a shared grid of labels (trapezoids)."""
     gap = np.asarray(reference, dtype=float) - np.asarray(method, dtype=float)
     return float(np.trapezoid(gap, np.log(np.asarray(labels, dtype=float))))
+
+
+def clopper_pearson(successes: int, runs: int, level: float = 0.95) -> Interval:
+    """Share of runs that arrive, with its exact binomial interval (Clopper and Pearson 1934).
+
+    ValueError unless 0 <= successes <= runs and runs is at least 1.
+    """
+    if runs < 1 or not 0 <= successes <= runs:
+        raise ValueError(f"a success rate needs 0 <= successes <= runs and runs >= 1, got {successes} of {runs}")
+    tail = (1 - level) / 2
+    low = float(betaincinv(successes, runs - successes + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, runs - successes, 1 - tail)) if successes < runs else 1.0
+    return Interval(successes / runs, low, high, runs)
+
+
+def log_rank(one: Passage, other: Passage) -> float:
+    """p-value, two-sided, of equal first-passage distributions (Mantel 1966; normal approximation).
+
+    At each passage the method's share of those at risk is what it should contribute; the test compares the sum
+    with what it did contribute. 1 where nobody arrives. The runs are taken as independent, so that for runs paired
+    by seed it is too cautious where the pairing matters.
+    """
+    excess, variance = 0.0, 0.0
+    for time in np.unique(np.concatenate([one.cost[one.reached], other.cost[other.reached]])):
+        risk_one, risk = int((one.cost >= time).sum()), int((one.cost >= time).sum() + (other.cost >= time).sum())
+        mine = int((one.reached & (one.cost == time)).sum())
+        passed = mine + int((other.reached & (other.cost == time)).sum())
+        share = risk_one / risk
+        excess += mine - passed * share
+        if risk > 1:
+            variance += passed * share * (1 - share) * (risk - passed) / (risk - 1)
+    return math.erfc(abs(excess) / math.sqrt(2 * variance)) if variance > 0 else 1.0
 
 
 def _ratio(above: float, below: float) -> float:
