@@ -60,6 +60,17 @@ def test_expected_running_time_charges_failures() -> None:
     assert expected_running_time(passage([40], [False])) == math.inf
 
 
+def test_expected_running_time_charges_a_short_failure_what_it_spent() -> None:
+    """One of four runs of 60 labels arrives: 240 labels a success, though each could have had 660.
+
+    For the restricted mean a run that is over without the target still has all of the budget before it.
+    """
+    short = first_passage([[60, math.inf]] * 4, [[1.0, 0], [0, 0], [0, 0], [0, 0]], 1.0, 660)
+    assert short.cost.tolist() == [60, 660, 660, 660]
+    assert expected_running_time(short) == 240
+    assert restricted_mean(short, 660) == (60 + 3 * 660) / 4
+
+
 def test_restricted_mean_without_censoring_is_the_mean() -> None:
     cost = [3.0, 8.0, 8.0, 20.0]
     assert math.isclose(restricted_mean(passage(cost, [True] * 4), 15), (3 + 8 + 8 + 15) / 4)

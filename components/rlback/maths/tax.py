@@ -22,10 +22,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Passage:
-    """Cost (runs,) at which each run first has the target, or its budget where it never does; `reached` (runs,)."""
+    """Cost (runs,) at which each run first has the target, or its budget where it never does; `reached` (runs,).
+
+    `spent` (runs,) is what the run had cost when it arrived or ended. A run that ends early without the target
+    never reaches it, whatever the budget, but has spent no more than it did. Where it is None, `cost` was spent.
+    """
 
     cost: Array
     reached: NDArray[np.bool_]
+    spent: Array | None = None
 
 
 def first_passage(
@@ -57,17 +62,19 @@ def first_passage(
     holds = holds & within
     reached = holds.any(1)
     first = costs[np.arange(len(costs)), holds.argmax(1)]
-    return Passage(np.where(reached, first, budget), reached)
+    ended = np.where(within, costs, -math.inf).max(1)
+    return Passage(np.where(reached, first, budget), reached, np.where(reached, first, np.maximum(ended, 0.0)))
 
 
 def expected_running_time(passage: Passage) -> float:
     """All cost spent, successes and failures, over the number of successes; infinite without a success.
 
     What a target costs in expectation when a failed run is followed by another (Hansen et al. 1603.08785, the
-    COCO platform).
+    COCO platform). A failed run is charged what it spent, not the budget it might have had.
     """
     successes = int(passage.reached.sum())
-    return float(passage.cost.sum()) / successes if successes else math.inf
+    spent = passage.cost if passage.spent is None else passage.spent
+    return float(spent.sum()) / successes if successes else math.inf
 
 
 def restricted_mean(passage: Passage, horizon: float) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rlback.errors import ConfigError
 from rlback.worlds.bandit import policies, reward_model
 from rlback.worlds.bandit.annotators import BanditAnnotator, Pairs, at, label, win_probability
-from rlback.worlds.bandit.problem import BanditConfig, bad_probability, distance_needed, make, peak_distance, rho
+from rlback.worlds.bandit.problem import Bandit, BanditConfig, bad_probability, distance_needed, make, peak_distance, rho
 
 NOISELESS = BanditAnnotator(temperature=0.0)
 
@@ -130,7 +131,8 @@ def test_fit_is_stationary_and_weight_zero_leaves_a_pair_out() -> None:
 
 
 def test_what_is_out_of_range_is_named() -> None:
-    for bad in ({"seen": 9}, {"planted": 40}, {"bad_mass": 1.5}, {"bad_mass": 0.2, "planted": 0}, {"actions": 1}):
+    sizes = ({"seen": 9}, {"planted": 40}, {"bad_mass": 1.5}, {"bad_mass": 0.2, "planted": 0}, {"actions": 1})
+    for bad in (*sizes, {"warmth": -1.0}, {"warmth": float("inf")}):
         with pytest.raises(ConfigError):
             BanditConfig(**bad)  # type: ignore[arg-type]
     for bad in ({"temperature": -1.0}, {"flip": 0.6}, {"fooled": float("nan")}):
@@ -138,3 +140,51 @@ def test_what_is_out_of_range_is_named() -> None:
             BanditAnnotator(**bad)
     with pytest.raises(ValueError, match="ridge"):
         reward_model.fit(make(BanditConfig(), 1), None, ridge=0.0)  # type: ignore[arg-type]
+
+
+WARM = BanditConfig(actions=120, warmth=1.0)
+GRID = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0])
+
+
+def golds(bandit: Bandit, pairs: Pairs) -> NDArray[np.float64]:
+    """Mean gold over seeds (d,) of the optimum for the reward model fitted to `pairs`, at each distance of GRID."""
+    proxy = reward_model.score(bandit, reward_model.fit(bandit, pairs))
+    optima = [policies.optimum_at_kl(bandit.base, proxy, d**2) for d in GRID]
+    return np.array([policies.value(p, bandit.gold).mean() for p in optima])
+
+
+def test_warmth_makes_a_reward_model_of_base_pairs_overoptimise() -> None:
+    """Gold rises, turns and falls below the base while the proxy rises; without warmth it does not fall."""
+    bandit = make(WARM, seeds=60, seed=1)
+    pairs = label(bandit, BanditAnnotator(), bandit.base, bandit.base, 60, np.random.default_rng(60))
+    curve = golds(bandit, pairs)
+    assert 0 < curve.argmax() < len(GRID) - 1
+    assert curve.max() > 0.5
+    assert curve[-1] < 0
+    plain = make(BanditConfig(actions=120), seeds=60, seed=1)
+    pairs = label(plain, BanditAnnotator(), plain.base, plain.base, 60, np.random.default_rng(60))
+    curve = golds(plain, pairs)
+    assert curve[-1] > curve.max() - 0.05
+
+
+def test_labels_on_the_overoptimised_policy_teach_what_base_pairs_cannot() -> None:
+    """Thirty labels where the first reward model leads are worth more than thirty on the base policy."""
+    bandit = make(WARM, seeds=60, seed=1)
+    rng = np.random.default_rng(60)
+    first = label(bandit, BanditAnnotator(), bandit.base, bandit.base, 60, rng)
+    proxy = reward_model.score(bandit, reward_model.fit(bandit, first))
+    there = policies.optimum_at_kl(bandit.base, proxy, 1.5**2)
+    inside = label(bandit, BanditAnnotator(), there, there, 15, rng)
+    across = label(bandit, BanditAnnotator(), there, bandit.base, 15, rng)
+    more = label(bandit, BanditAnnotator(), bandit.base, bandit.base, 30, rng)
+    refreshed, lagging = golds(bandit, first.joined(inside).joined(across)), golds(bandit, first.joined(more))
+    assert refreshed.max() > lagging.max() + 0.25
+    assert refreshed[-1] > lagging[-1] + 0.25
+
+
+def test_the_best_dose_of_warmth_is_rare_and_the_bad_ones_rarer() -> None:
+    """Length is the dose: gold prefers 3 to 0 and to 10, and the base policy hardly ever goes beyond 3."""
+    bandit = make(BanditConfig(actions=400, planted=0, warmth=3.0), seeds=4)
+    by_dose = [bandit.gold[bandit.length == dose].mean() for dose in (0, 3, 10)]
+    assert by_dose[1] > by_dose[0] > by_dose[2]
+    assert (policies.value(bandit.base, (bandit.length > 3).astype(float)) < 0.05).all()

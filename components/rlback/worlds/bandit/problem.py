@@ -6,6 +6,7 @@ target is far from it; how far, in units of how far one reward model carries, is
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ class Bandit:
     """One problem for each seed. gold: expectation 0 and standard deviation 1 under the base policy.
 
     base (s, x, a): log-probabilities. gold (s, x, a). visible (s, x, a, f): the features a reward model sees;
-    the last two are length and confidence. length, confidence (s, x, a): what biased annotators like.
+    the last two are length and confidence (halved length under warmth, where it is the dose, 0 to 10). length,
+    confidence (s, x, a): what biased annotators like.
     planted (s, x, a), bool: items that are bad by gold and may fool an annotator. bad (s, x, a), bool: the
     fixed bad set of MX_bad, which is the planted items.
     """
@@ -51,6 +53,8 @@ class BanditConfig:
     there, in gold standard deviations before standardising. bad_mass: the base policy's probability of planted
     items in each context (scenario 1), None for whatever the base gives them. away: the base policy is tilted by
     exp(-away * gold), so that the target lies further off (scenario 2). sharpness: spread of the base logits.
+    warmth: strength of a feature that is good in the doses the base policy uses and bad beyond; without it gold
+    is linear in independent features, and a misspecified reward model gains less but its gold hardly ever falls.
     """
 
     contexts: int = 8
@@ -62,6 +66,7 @@ class BanditConfig:
     bad_mass: float | None = None
     away: float = 0.0
     sharpness: float = 0.5
+    warmth: float = 0.0
 
     def __post_init__(self) -> None:
         if self.contexts < 1 or self.actions < 2:
@@ -76,11 +81,17 @@ class BanditConfig:
                 f"planted must lie between 0 and actions - 1 ({self.actions - 1}), not {self.planted}",
                 remedy="plant fewer items",
             )
+        if not 0 <= self.warmth < math.inf:
+            raise ConfigError(f"warmth must be 0 or more, not {self.warmth}", remedy="set 0 (off) or 1")
         if self.bad_mass is not None and not (0 < self.bad_mass < 1 and self.planted > 0):
             raise ConfigError(
                 f"bad_mass {self.bad_mass} needs planted items and a value between 0 and 1",
                 remedy="set planted to 1 or more and bad_mass to a share such as 0.3",
             )
+
+
+#: Doses of warmth: 0 to 10.
+_DOSES = 11
 
 
 def make(config: BanditConfig, seeds: int, seed: int = 0) -> Bandit:
@@ -96,12 +107,20 @@ def make(config: BanditConfig, seeds: int, seed: int = 0) -> Bandit:
     columns = rng.random(shape).argsort(-1)[..., : config.planted]
     np.put_along_axis(planted, columns, True, -1)
     gold = gold - config.planted_cost * planted
-    base = policies.log_softmax(config.sharpness * rng.standard_normal(shape) - config.away * gold)
+    tilt, scale, seen = -config.away * gold, 1.0, [latent[..., : config.seen]]
+    if config.warmth:
+        # As the visit notes' hype words: +0.9 h - 0.15 h^2 for h = 0..10, each e times rarer than the one before.
+        length = rng.integers(_DOSES, size=shape).astype(float)
+        dose = config.warmth * (0.9 * length - 0.15 * length**2)
+        gold = gold + dose
+        tilt, scale = tilt - config.away * dose - length, 0.5
+        seen.append(length[..., None] ** 2 / 12)  # visible, but base pairs hold next to nothing about it
+    base = policies.log_softmax(config.sharpness * rng.standard_normal(shape) + tilt)
     if config.bad_mass is not None:
         base = _with_mass(base, planted, config.bad_mass)
     mean = policies.value(base, gold)[:, None, None]
     gold = (gold - mean) / policies.spread(base, gold)[:, None, None]
-    visible = np.concatenate([latent[..., : config.seen], length[..., None], confidence[..., None]], -1)
+    visible = np.concatenate([*seen, scale * length[..., None], confidence[..., None]], -1)
     return Bandit(base, gold, visible, length, confidence, planted)
 
 
