@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-#: `auto`: the faster one, measured on the machine when a campaign starts and recorded with it (campaign/precision.py).
+#: `auto`: the faster one, measured on the machine when a campaign starts and recorded with it (campaign/hardware.py).
 Precision = Literal["auto", "fp32", "bf16"]
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]

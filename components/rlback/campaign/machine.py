@@ -21,8 +21,8 @@ from sqlalchemy import func, insert, select, update
 
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
 from rlback.campaign.foreign_base import describe_base
+from rlback.campaign.hardware import require_device, settle_precision
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
-from rlback.campaign.precision import settle_precision
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
@@ -60,12 +60,13 @@ def start(
     precision that was settled on for `auto`.
 
     Raises:
-        ConfigError: an input is missing, or the name is in use.
+        ConfigError: an input or the device is missing, or the name is in use.
         CheckpointError: there is no model that can be read at `base.model`.
     """
     if name is not None:
         check_name(name)
     described = describe_inputs(project, config, inputs or {})
+    require_device(config)
     config = settle_precision(config)
     tree = config.model_dump(mode="json")
     with project.store.transaction() as transaction:

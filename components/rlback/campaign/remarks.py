@@ -15,7 +15,7 @@ def remarks(project: Project, name: str) -> list[str]:
     data = recorded.get((0, "data", 1), {})
     if "pairs" not in data:
         return []
-    lines = [_data(data)]
+    lines = data_lines(data)
     source = config_of(load_campaign(project, name)).source
     published = source.published
     too_long = recorded.get((1, "sample", 1), {}).get("prompts_too_long", 0)
@@ -32,14 +32,17 @@ def remarks(project: Project, name: str) -> list[str]:
     return lines
 
 
-def _data(data: dict[str, Any]) -> str:
+def data_lines(data: dict[str, Any]) -> list[str]:
+    """What is trained on, held out and left out (`sources.Parted.counts`), and what is odd about it."""
     line = f"{data['train']} pairs to train on"
     if data["held"]:
         line += f", {data['held']} held out ({len(data['held_groups'])} whole groups, {data['leaked']} leaked)"
     dropped = {key: n for key, n in data["dropped"].items() if n}
     if dropped:
-        line += "; left out: " + ", ".join(f"{n} {key}" for key, n in dropped.items())
-    return line
+        line += "; left out: " + ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in dropped.items())
+    if data["held"] > data["train"]:
+        return [line, "More is held out than trained on: lower source.held_out, or give more pairs."]
+    return [line]
 
 
 def _accuracy(when: str, held: dict[str, Any], data: dict[str, Any], published: str) -> str:

@@ -155,6 +155,50 @@ class WorldSource:
 
 
 @dataclass(frozen=True)
+class Parted:
+    """Given preferences, parted into those to train on and those held out; `counts` says how many there were of what."""
+
+    format: str
+    train: list[PreferencePair]
+    held: list[PreferencePair]
+    counts: dict[str, Any]
+    agreement: dict[str, Any] | None
+
+
+def part_pairs(config: CampaignConfig, files: Mapping[str, Path]) -> Parted:
+    """Reads `files["pairs"]`, puts the votes in `files["votes"]` on the pairs where there are any, and holds out groups.
+
+    A dry run and the campaign itself read with this one function, or they would part groups differently. Raises
+    DataError naming file and line, or why the groups cannot be parted.
+    """
+    from rlback.models.conversations import plain_text
+
+    settings = config.source
+    read = read_pairs(
+        files["pairs"], group_column=settings.group_column, group_until=settings.group_until, prompt_mismatch="drop",
+        skip_invalid=settings.skip_invalid, render=plain_text,
+    )  # fmt: skip
+    pairs, agreement = read.pairs, None
+    if "votes" in files:
+        votes = read_votes(files["votes"])
+        pairs = apply_votes(pairs, votes)
+        agreement = asdict(annotator_agreement(votes.values()))
+    if settings.held_out:
+        split = split_by_group(pairs, settings.held_out, seed_of(config.seed, "split"))
+        train, held, held_groups, leaked = split.train, split.held, split.held_groups, split.leaked_held
+    else:
+        train, held, held_groups, leaked = pairs, [], (), 0
+    dropped = {
+        "ties": read.ties, "both_bad": read.both_bad, "prompts_differ": read.prompts_differ, "invalid": read.invalid
+    }  # fmt: skip
+    counts = {
+        "pairs": len(pairs), "train": len(train), "held": len(held), "groups": len({pair.group for pair in pairs}),
+        "held_groups": list(held_groups), "leaked": leaked, "dropped": dropped,
+    }  # fmt: skip
+    return Parted(read.format, train, held, counts, agreement)
+
+
+@dataclass(frozen=True)
 class PairsSource:
     """Files of people's preferences; a copy of what was read is frozen under .rlback/snapshots.
 
@@ -180,49 +224,25 @@ class PairsSource:
         snapshot.verify(self.project.root, self._frozen, version)
 
     def make_data(self) -> dict[str, Any]:
-        from rlback.models.conversations import plain_text
-
-        settings = self.config.source
-        self._require_unchanged("pairs")
-        read = read_pairs(
-            Path(self.inputs["pairs"]["path"]),
-            group_column=settings.group_column,
-            group_until=settings.group_until,
-            prompt_mismatch="drop",
-            skip_invalid=settings.skip_invalid,
-            render=plain_text,
-        )
-        pairs, votes_said = read.pairs, None
-        if "votes" in self.inputs:
-            self._require_unchanged("votes")
-            votes = read_votes(Path(self.inputs["votes"]["path"]))
-            pairs = apply_votes(pairs, votes)
-            votes_said = asdict(annotator_agreement(votes.values()))
-        if settings.held_out:
-            split = split_by_group(pairs, settings.held_out, seed_of(self.config.seed, "split"))
-            train, held, held_groups, leaked = split.train, split.held, split.held_groups, split.leaked_held
-        else:
-            train, held, held_groups, leaked = pairs, [], (), 0
+        for name in ("pairs", "votes"):
+            if name in self.inputs:
+                self._require_unchanged(name)
+        files = {name: Path(said["path"]) for name, said in self.inputs.items()}
+        parted = part_pairs(self.config, files)
         self._frozen.mkdir(parents=True, exist_ok=True)
-        train, held = ([replace(pair, prompt=_opened(pair.prompt)) for pair in part] for part in (train, held))
-        for name, part in (("train", train), ("held", held)):
-            lines = [json.dumps(asdict(pair), sort_keys=True) for pair in part]
+        for name, part in (("train", parted.train), ("held", parted.held)):
+            opened = [replace(pair, prompt=_opened(pair.prompt)) for pair in part]
+            lines = [json.dumps(asdict(pair), sort_keys=True) for pair in opened]
             _write(self._frozen / f"pairs-{name}.jsonl", "".join(line + "\n" for line in lines))
         version = snapshot.freeze(self.project.root, self._frozen)
         return {
             "data_version": version.md5,
             "sha256": version.sha256,
             "files": version.files,
-            "pairs": len(pairs),
-            "train": len(train),
-            "held": len(held),
-            "held_groups": list(held_groups),
-            "leaked": leaked,
-            "dropped": {"ties": read.ties, "both_bad": read.both_bad, "prompts_differ": read.prompts_differ,
-                        "invalid": read.invalid},
-            "length_baseline": length_baseline(pairs),
-            "length_baseline_held": length_baseline(held) if held else None,
-            "annotator_agreement": votes_said,
+            **parted.counts,
+            "length_baseline": length_baseline([*parted.train, *parted.held]),
+            "length_baseline_held": length_baseline(parted.held) if parted.held else None,
+            "annotator_agreement": parted.agreement,
         }
 
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -30,6 +30,7 @@ def init(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Starts a campaign and carries it on."""
     from rlback.campaign import machine
+    from rlback.campaign.remarks import data_lines
     from rlback.config import parse_override, read_config
     from rlback.project import find_project
 
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
-        for line in [*_split_lines(counts), *_precision_lines(config, project, name)] if counts else []:
+        for line in [*(data_lines(counts) if counts else []), *_precision_lines(config, project, name)]:
             say(line)
     return _carry_on(project, [name], options)
 
@@ -91,50 +92,20 @@ def _counted(config: Any, inputs: dict[str, Path]) -> dict[str, Any]:
 
     Of the text only the beginning is read.
     """
-    from rlback.data.preferences import read_pairs
-    from rlback.data.split import split_by_group
+    from rlback.campaign.sources import part_pairs
     from rlback.data.text import read_text
-    from rlback.data.votes import apply_votes, read_votes
-    from rlback.records import seed_of
 
     if "text" in inputs:
         next(read_text(inputs["text"]))
     if "pairs" not in inputs:
         return {}
-    source = config.source
-    read = read_pairs(
-        inputs["pairs"], group_column=source.group_column, group_until=source.group_until, prompt_mismatch="drop",
-        skip_invalid=source.skip_invalid,
-    )  # fmt: skip
-    pairs = apply_votes(read.pairs, read_votes(inputs["votes"])) if "votes" in inputs else read.pairs
-    left_out = {"ties": read.ties, "both_bad": read.both_bad, "prompts_differ": read.prompts_differ, "invalid": read.invalid}
-    held, held_groups = 0, ()
-    if source.held_out:
-        split = split_by_group(pairs, source.held_out, seed_of(config.seed, "split"))
-        held, held_groups = len(split.held), split.held_groups
-    return {
-        "pairs": len(pairs), "format": read.format, "groups": len({p.group for p in pairs}), "held": held,
-        "held_groups": list(held_groups), "left_out": {key: n for key, n in left_out.items() if n},
-    }  # fmt: skip
-
-
-def _split_lines(counts: dict[str, Any]) -> list[str]:
-    """What is learned from and what is held out; and what is odd about it."""
-    lines = []
-    if counts["left_out"]:
-        what = ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in counts["left_out"].items())
-        lines.append(f"Left out: {what}.")
-    if counts["held"]:
-        groups = len(counts["held_groups"])
-        train = counts["pairs"] - counts["held"]
-        lines.append(f"{train} pairs to train on, {counts['held']} held out ({groups} of {counts['groups']} groups).")
-        if counts["held"] > train:
-            lines.append("More is held out than trained on: lower source.held_out, or give more pairs.")
-    return lines
+    parted = part_pairs(config, inputs)
+    return {"format": parted.format, **parted.counts}
 
 
 def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
     from rlback.campaign.plan import stages_of_round
+    from rlback.campaign.remarks import data_lines
 
     plan = {"before": stages_of_round(config, 0), "each_round": stages_of_round(config, 1), "rounds": config.rounds}
     if options.json:
@@ -143,7 +114,7 @@ def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], optio
     say(f"{options.config} is valid: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
     if counts:
         say(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
-        for line in _split_lines(counts):
+        for line in data_lines(counts):
             say(line)
     say(f"first      {' → '.join(plan['before'])}")
     say(f"each round {' → '.join(plan['each_round'])}")

@@ -1,4 +1,4 @@
-"""`rlback console` and `rlback users`: the browser console, and the accounts it is used with."""
+"""`console`, `users` and `export`: the browser console, its accounts, and what was labelled."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import getpass
 import ipaddress
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from rlback.cli.output import actor_of, next_command, say
 from rlback.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlback.ledger.store import Store
+    from rlback.project import Project
 
 
 def console(options: argparse.Namespace) -> int:
@@ -133,7 +138,7 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _store(project):  # type: ignore[no-untyped-def]
+def _store(project: Project) -> Store:
     from rlback.ledger.console_tables import prepare
 
     prepare(project.store)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,10 @@ def demo(options: argparse.Namespace) -> int:
     if not options.json:
         say(f"Rollback RLHF beside vanilla RLHF on the world of visit reviews, seed {seed}.")
         say(f"Two campaigns at once: {started['rollback']} rolls back, {started['vanilla']} is vanilla RLHF.")
-    with _prefect(project, options.engine), watched(project, list(started.values()), quiet=options.json):
+    with _prefect(project, options.engine) as until_it_answers, watched(project, list(started.values()), quiet=options.json):
         processes = {"rollback": _spawn(project, started["rollback"], options.engine)}
         try:
+            until_it_answers()  # the campaign's process loads what it needs meanwhile
             # Both start from the same base policy: the second campaign waits until the first has trained it.
             while processes["rollback"].poll() is None and (0, "base", 1) not in load_recorded(
                 project, started["rollback"]
@@ -74,15 +75,15 @@ def _configs(project: Project) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def _prefect(project: Project, engine: str) -> Iterator[None]:
-    """One Prefect server for both campaigns; they find it through PREFECT_API_URL."""
+def _prefect(project: Project, engine: str) -> Iterator[Callable[[], None]]:
+    """One Prefect server for both campaigns, which find it through PREFECT_API_URL; yields what waits until it answers."""
     if engine == "inline":
-        yield
+        yield lambda: None
         return
     from rlback.orchestration.engine import server
 
-    with server(project, wait=False):  # both campaigns load what they need while it starts, and then wait for it
-        yield
+    with server(project) as until_it_answers:
+        yield until_it_answers
 
 
 def _spawn(project: Project, campaign: str, engine: str) -> subprocess.Popen[str]:

@@ -20,7 +20,7 @@ every day:   rlback status               what waits for whom
              rlback gate show ID         the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
-             rlback console              all of it in a browser
+             rlback console              label, decide and go back in a browser
 """
 
 

@@ -77,11 +77,9 @@ def gate_decide(options: argparse.Namespace) -> int:
     from rlback.project import find_project
 
     project, actor = find_project(), actor_of(options)
-    decided = gate = decide_as_person(
-        project, options.id, options.verdict, actor, digest=options.digest, reason=options.reason
-    )
+    gate = decide_as_person(project, options.id, options.verdict, actor, digest=options.digest, reason=options.reason)
     if options.json:
-        print(json.dumps({"gate": decided.id, "state": decided.state, "decision": decided.decision}))
+        print(json.dumps({"gate": gate.id, "state": gate.state, "decision": gate.decision}))
         return 0
     say(f"{actor.name} recorded: {options.verdict} at gate {gate.id} on evidence {gate.digest[:12]}.")
     next_command(f"rlback advance {gate.campaign}")

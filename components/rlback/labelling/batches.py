@@ -146,20 +146,10 @@ def record_label(
         DataError: there is no such comparison, or its batch takes no more labels.
     """
     with store.transaction() as transaction:
-        row = transaction.execute(
-            select(comparisons.c.batch, batches.c.campaign, batches.c.round, batches.c.attempt, batches.c.annotators)
-            .join(batches, comparisons.c.batch == batches.c.id)
-            .where(comparisons.c.id == comparison)
-        ).first()
-        if row is None:
+        batch = transaction.execute(select(comparisons.c.batch).where(comparisons.c.id == comparison)).scalar()
+        if batch is None:
             raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches")
-        if row.annotators != annotator.kind:
-            raise DataError(f"batch {row.batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
-        if is_closed(transaction, row.campaign, row.round, row.attempt):
-            raise DataError(
-                f"batch {row.batch} is closed: its labels are already part of the evidence at a gate",
-                remedy="ask for more labels at the gate instead",
-            )
+        campaign = require_open(transaction, batch, annotator)
         revision = 1 + int(
             transaction.execute(
                 select(func.count())
@@ -171,10 +161,29 @@ def record_label(
         number = transaction.execute(insert(labels).values(**values)).inserted_primary_key[0]
         attached = attach(transaction, number) if attach else {}
         transaction.event(
-            "label.given", row.campaign, annotator,
+            "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
         )  # fmt: skip
     return revision
+
+
+def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
+    """The campaign of a batch that this kind of annotator may label now.
+
+    Raises:
+        DataError: there is no such batch, another kind of annotator labels it, or it takes no more labels.
+    """
+    row = transaction.execute(select(batches).where(batches.c.id == batch)).first()
+    if row is None:
+        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
+    if row.annotators != annotator.kind:
+        raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
+    if _closed(transaction, row.campaign, row.round, row.attempt):
+        raise DataError(
+            f"batch {batch} is closed: its labels are already part of the evidence at a gate",
+            remedy="ask for more labels at the gate instead",
+        )
+    return str(row.campaign)
 
 
 def record_simulated(
@@ -209,7 +218,7 @@ def _insert(transaction: Transaction, rows: list[dict[str, Any]]) -> None:
         transaction.execute(insert(labels), rows)
 
 
-def is_closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
+def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
     """Whether a batch takes no more labels, because its `label` stage is recorded."""
     from rlback.ledger.tables import stages
 

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import func, insert, select, update
 
 from rlback.errors import DataError
-from rlback.labelling.batches import Stored, is_closed, record_label, stored_one
+from rlback.labelling.batches import Stored, record_label, require_open, stored_one
 from rlback.labelling.choices import Judgement, judged
 from rlback.labelling.guidelines import current_version
 from rlback.ledger.console_tables import label_details, showings
@@ -73,7 +73,7 @@ def next_shown(store: Store, batch: str, annotator: Actor, without: Sequence[str
         DataError: there is no such batch, people do not label it, or it is closed.
     """
     with store.transaction() as transaction:
-        require_open(transaction, batch)
+        require_open(transaction, batch, annotator)
         moment = time.time()
         id_ = _held(transaction, batch, annotator, without, moment, second) or _free(
             transaction, batch, annotator, without, moment, second
@@ -92,7 +92,7 @@ def show_again(store: Store, comparison: str, annotator: Actor) -> Shown:
     if item is None:
         raise DataError(f"there is no comparison {comparison[:80]}", remedy="go back to the label page")
     with store.transaction() as transaction:
-        require_open(transaction, item.batch)
+        require_open(transaction, item.batch, annotator)
         left, moment = _lease(transaction, comparison, annotator, time.time()), time.time()
     return Shown(item, left, moment + LEASE_S)
 
@@ -185,20 +185,6 @@ def progress(store: Store, batch: str, annotator: Actor) -> Progress:
         int(store.rows(today)[0][0]),
         60 * len(last) / total if total else None,
     )
-
-
-def require_open(transaction: Transaction, batch: str) -> None:
-    """Raises DataError unless people may label this batch now."""
-    row = transaction.execute(select(batches).where(batches.c.id == batch)).first()
-    if row is None:
-        raise DataError(f"there is no batch {batch[:80]}", remedy="the label page lists the open ones")
-    if row.annotators != "human":
-        raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by people")
-    if is_closed(transaction, row.campaign, row.round, row.attempt):
-        raise DataError(
-            f"batch {batch} is closed: its labels are already part of the evidence at a gate",
-            remedy="more labels can be asked for at the gate",
-        )
 
 
 class _Repeated(Exception):

@@ -70,7 +70,7 @@ label_details = Table(
     metadata,
     Column("label", ForeignKey("labels.id"), primary_key=True),
     Column("choice", String, nullable=False),  # left2 | left1 | equal | right1 | right2 | both-bad | skip | undo
-    Column("strength", Integer),  # -2 (a far better) to 2 (b far better); None for both-bad, skip and undo
+    Column("strength", Integer),  # -2 (b far better) to 2 (a far better); None for both-bad, skip and undo
     Column("flags", Text, nullable=False),  # JSON list
     Column("rationale", Text, nullable=False),
     Column("key", String, nullable=False, unique=True),  # of the submission: the same one twice is one label

@@ -17,8 +17,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from rlback.errors import StageError
 from rlback.project import Project
 
 START_SECONDS = 120
+#: Holds the URL of a server that a parent of this process has started, which may not answer yet.
+STARTED_BY_US = "RLBACK_PREFECT_STARTED"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -52,10 +55,10 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
     Raises:
         RlbackError: what a stage raised.
     """
-    with server(project, wait=False) as url:
+    with server(project) as until_it_answers:
         # Loaded while the server starts, which takes as long.
         flow = _load(flows_directory() / "campaign_flow.py").campaign_flow
-        _require_answer(url)
+        until_it_answers()
         state = flow(campaign, str(project.root), return_state=True)
     if not state.is_completed():
         state.result(raise_on_failure=True)
@@ -67,34 +70,35 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
 
 
 @contextmanager
-def server(project: Project, *, wait: bool = True) -> Iterator[str]:
-    """The URL of a Prefect API: the one configured, or that of a server started for the time being.
+def server(project: Project) -> Iterator[Callable[[], None]]:
+    """Provides a Prefect API, the one configured or a server started for the time being; yields what waits for it.
 
-    Without `wait` a server of our own may not answer yet.
-
-    Raises:
-        StageError: it does not come up.
+    A server of our own starts in the background: call what is yielded before anything is asked of it. It raises
+    StageError where the server does not come up. A server that somebody else configured is taken as it is.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
-        yield configured
+        ours = configured == os.environ.get(STARTED_BY_US)
+        yield partial(_require_answer, configured, None) if ours else _nothing
         return
     process, url = _start(project)
-    os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_API_URL"] = os.environ[STARTED_BY_US] = url
     # Nobody reads the logs of a server that ends with us, and its last ones would find it gone and say so on stderr.
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     try:
-        if wait:
-            _require_answer(url, process)
-        yield url
+        yield partial(_require_answer, url, process)
     finally:
-        del os.environ["PREFECT_API_URL"]
+        del os.environ["PREFECT_API_URL"], os.environ[STARTED_BY_US]
         process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
@@ -116,19 +120,19 @@ def _start(project: Project) -> tuple[subprocess.Popen[bytes], str]:
     return process, f"http://127.0.0.1:{port}/api"
 
 
-def _require_answer(url: str, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Waits until the API at `url` answers; a server of our own (`process`) that has ended is not waited for."""
+def _require_answer(url: str, process: subprocess.Popen[bytes] | None) -> None:
+    """Waits until the API at `url` answers; a server (`process`, None where a parent of ours has it) that ended does not."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and (process is None or process.poll() is None):
         try:
-            with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=2):
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
                 return
-        except (urllib.error.URLError, OSError, ValueError):
+        except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     ended = process.poll() if process is not None else None
     what = f"did not answer within {START_SECONDS} s" if ended is None else f"ended at once with status {ended}"
     raise StageError(
-        f"the Prefect server at {url} {what}; the log of one of our own is .prefect/server.log",
+        f"the Prefect server at {url} {what}; its log is .prefect/server.log in the project",
         remedy="try again, or carry on without it: rlback advance --engine inline",
     )
 

@@ -51,9 +51,8 @@ def fit_reward(
 
     Both are means over the members. Ties have no part in the accuracy, and none in the fit unless `config.use_ties`.
     An ensemble's loss is the mean over members of the losses on their own resamples (`bootstrap_weights`). Members with
-    trunks of their own go through the pairs in orders of their own: the order is much of what two fits to the same
-    pairs differ in, so the mean over such members is steadier than any of them. Apart from a shared trunk and the
-    clipping of the joint gradient, a member learns as if it were alone.
+    trunks of their own go through the pairs in orders of their own, as fits one after the other would. Apart from a
+    shared trunk and the clipping of the joint gradient, a member learns as if it were alone.
 
     The weights that `reward_model` has are the start: fresh ones, or those of an earlier fit (`warm_start`). Scores are
     left as they come out: call the model's `rescale` on reference samples before they are used as a reward, or the KL

@@ -96,11 +96,16 @@ def _token(token: rooms.TokenInfo) -> dict[str, object]:
 @router.get("/account", summary="Your roles and API tokens")
 def account(request: Request) -> Response:
     """Who you are here, and your tokens."""
+    return _account_page(request, made="")
+
+
+def _account_page(request: Request, made: str) -> Response:
+    """`made` is a new token, shown this once."""
     visit = visit_of(request)
     user = visit.require()
     data = {
         "name": user.name, "roles": list(user.roles), "permissions": sorted(user.permissions),
-        "tokens": [_token(t) for t in rooms.list_tokens(visit.store, user.name)], "made": "",
+        "tokens": [_token(t) for t in rooms.list_tokens(visit.store, user.name)], "made": made,
     }  # fmt: skip
     return page(request, "account.html", "Account", data)
 
@@ -118,11 +123,7 @@ def make_token(request: Request, sent: Sent) -> Response:
     token, info = rooms.make_token(visit.store, user, sent.one("label", most=200), sent.many("scopes"), int(days))
     if wants_json(request):
         return ASCIIJSON({"token": token, **_token(info)})
-    data = {
-        "name": user.name, "roles": list(user.roles), "permissions": sorted(user.permissions),
-        "tokens": [_token(t) for t in rooms.list_tokens(visit.store, user.name)], "made": token,
-    }  # fmt: skip
-    return page(request, "account.html", "Account", data)
+    return _account_page(request, made=token)
 
 
 @router.post("/account/tokens/{id_}/revoke", summary="Revoke an API token")

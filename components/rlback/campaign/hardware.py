@@ -1,6 +1,7 @@
-"""`precision: auto` is settled before a campaign is on record, so that what is recorded says how it was trained.
+"""What the machine offers, looked at before a campaign is on record: its device, and the precision it is faster in.
 
-A precision chosen anew at every resume would make a campaign depend on how busy the machine was.
+What is recorded says how a campaign is trained; a precision chosen anew at every resume would make it depend on how
+busy the machine was.
 """
 
 from __future__ import annotations
@@ -8,9 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from rlback.config import CampaignConfig
+from rlback.errors import ConfigError
 
 #: The width and the inner width that are measured where the policy is one on disk.
 USUAL = (512, 1408)
+
+
+def require_device(config: CampaignConfig) -> None:
+    """Raises ConfigError where the configuration asks for a GPU and torch finds none."""
+    if config.device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device: {config.device}, but torch finds no GPU on this machine",
+            remedy="set device: cpu, or start it on a machine with one GPU and a torch build for it",
+        )
 
 
 def settle_precision(config: CampaignConfig) -> CampaignConfig:

@@ -1,4 +1,4 @@
-"""`precision: auto`: settled when a campaign starts, recorded with it, and by measurement alone."""
+"""The device, and `precision: auto`: looked at when a campaign starts, and what was found is recorded with it."""
 
 from __future__ import annotations
 
@@ -64,3 +64,10 @@ def test_without_auto_nothing_is_measured(project: Project, monkeypatch):
 def test_a_loop_refuses_a_precision_that_is_not_settled():
     with pytest.raises(ConfigError, match="auto is not settled"), precision("auto", torch.device("cpu")):
         pass
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_recorded(project: Project, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        machine.start(project, check_config(changed(device="cuda"), "here"), Actor("ada", "human"))
+    assert project.store.event_count() == 0
