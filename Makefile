@@ -13,7 +13,7 @@ demo: $(STAMP)   ## the whole loop on the controlled world, about three minutes
 
 test: $(STAMP)   ## every test, at most 15 minutes on two cores
 	@$(BIN)/ruff check components flows tests benchmarks
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)   ## style only
 	@$(BIN)/ruff check components flows tests benchmarks

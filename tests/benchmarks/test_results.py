@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks import results
 from benchmarks.__main__ import DOCUMENT, RESULTS
-
 from rlback.errors import ConfigError, DataError
 
 

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+
 from benchmarks.clock import Clock, TurnsOver
 from benchmarks.profiling import Stopwatch, wrapped
 from benchmarks.shapes import Plan, Variant, variants

@@ -45,7 +45,7 @@ def row(**changes: object) -> bytes:
         (HEADER + b"p,x,y\n" * 20_000 + b"p,x\0,y\n", ", line 20002: ", "chosen holds a NUL character at character 2"),
         (row(rejected="a\ud800"), ", line 3: ", "rejected holds half of a surrogate pair at character 2"),
         (HEADER + b"p,x,y\np,\xed\xa0\x80,y\n", ", line 3: ", "not UTF-8 at byte 3"),
-        (gzip.compress(lines([GOOD] * 99))[:-9], ", after line ", "the gz data are damaged or cut short"),
+        (gzip.compress(lines([GOOD] * 99), mtime=0)[:-9], ", after line ", "the gz data are damaged or cut short"),
         (parquet(chosen=7), ", row 1: ", "chosen must be text, not a number"),
         (parquet(prompt=1.5), ", row 1: ", "prompt must be text or a message list, not a number"),
         (parquet(chosen=["a"], rejected=["b"]), ", row 1: ", "chosen, message 1: must be an object with role and content"),
@@ -82,7 +82,7 @@ def as_text(tmp_path: Path, content: bytes) -> list[str]:
         (lambda at: ["--pairs", str(at)], 2, "--pairs: there is no file"),  # nor the file that a directory stands for
         (lambda at: ["--pairs", str(at / "pairs"), "--votes", str(at)], 2, "--votes: {at} is a directory"),
         (lambda at: ["--pairs", str(at / "pairs"), *as_text(at, b"\0")], 3, "{at}/text, line 1: holds a NUL character"),
-        (lambda at: ["--pairs", str(at / "pairs"), *as_text(at, gzip.compress(b"word " * 999)[:-30])], 3, "cut short"),
+        (lambda at: ["--pairs", str(at / "pairs"), *as_text(at, gzip.compress(b"word " * 999, mtime=0)[:-30])], 3, "cut short"),
         (lambda at: ["--pairs", str(at / "pairs"), "--votes", str(at / "pairs")], 3, "{at}/pairs, line 1: missing: column 'id'"),
         (lambda at: ["--pairs", "/dev/null"], 2, "--pairs: there is no file /dev/null"),
     ],

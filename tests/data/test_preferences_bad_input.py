@@ -143,14 +143,14 @@ def test_unknown_label(tmp_path: Path) -> None:
     ("data", "words"),
     [
         (b"", "is empty"),
-        (gzip.compress(b""), "is empty once unpacked"),
+        (gzip.compress(b"", mtime=0), "is empty once unpacked"),
         (b" \n\n", "no preference pair (no row)"),
         (b"[]", "no preference pair (no row)"),
-        (gzip.compress(LINE * 99)[:-9], "the gz data are damaged or cut short"),
+        (gzip.compress(LINE * 99, mtime=0)[:-9], "the gz data are damaged or cut short"),
         (lzma.compress(LINE * 99)[:-9], "the xz data are damaged or cut short"),
         (bz2.compress(LINE * 99)[:-9], "the bz2 data are damaged or cut short"),
-        (gzip.compress(LINE) + b"junk", "the gz data are damaged"),
-        (gzip.compress(gzip.compress(LINE)), "is packed twice"),
+        (gzip.compress(LINE, mtime=0) + b"junk", "the gz data are damaged"),
+        (gzip.compress(gzip.compress(LINE, mtime=0), mtime=0), "is packed twice"),
         (b"PK\x03\x04" + LINE, "is a zip archive"),
         (pickle.dumps(GOOD), "is a pickle, which is never loaded"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
@@ -180,7 +180,7 @@ def test_files_that_are_refused(tmp_path: Path, data: bytes, words: str) -> None
 
 def test_damage_is_never_skipped_over(tmp_path: Path) -> None:
     """skip_invalid leaves out rows, not the lost part of a truncated file."""
-    refused(tmp_path / "f", gzip.compress(LINE * 99)[:-9], skip_invalid=True)
+    refused(tmp_path / "f", gzip.compress(LINE * 99, mtime=0)[:-9], skip_invalid=True)
     refused(tmp_path / "f", b"prompt,chosen\np,x\n", skip_invalid=True)
     refused(tmp_path / "f", b"[" + LINE + b",{]", skip_invalid=True)
 
@@ -224,14 +224,14 @@ def test_unpacking_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "f"
     assert (
         "unpacks to more than 1,000 bytes"
-        in refused(path, gzip.compress(LINE * 100), limits=Limits(max_bytes=1_000), skip_invalid=True).message
+        in refused(path, gzip.compress(LINE * 100, mtime=0), limits=Limits(max_bytes=1_000), skip_invalid=True).message
     )
     assert (
         "longer than 1,000 bytes"
-        in refused(path, gzip.compress(b"{" + b" " * 10_000_000), limits=Limits(max_line_bytes=1_000)).message
+        in refused(path, gzip.compress(b"{" + b" " * 10_000_000, mtime=0), limits=Limits(max_line_bytes=1_000)).message
     )
     assert (
-        "more than 50 lines" in refused(path, gzip.compress(b"\n" * 100), limits=Limits(max_rows=50)).message
+        "more than 50 lines" in refused(path, gzip.compress(b"\n" * 100, mtime=0), limits=Limits(max_rows=50)).message
     )
     assert (
         "not read whole"
@@ -326,7 +326,7 @@ def test_any_csv(tmp_path: Path, text: str) -> None:
 def packed_examples() -> list[bytes]:
     buffer = io.BytesIO()
     pq.write_table(pa.table({key: [value] * 3 for key, value in GOOD.items()}), buffer)
-    return [buffer.getvalue(), gzip.compress(LINE), lzma.compress(LINE), bz2.compress(LINE)]
+    return [buffer.getvalue(), gzip.compress(LINE, mtime=0), lzma.compress(LINE), bz2.compress(LINE)]
 
 
 @FUZZ
