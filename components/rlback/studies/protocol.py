@@ -150,6 +150,10 @@ class Learner(Protocol):
         """Verdicts for side a, ties one half, each in [0, 1]: (lanes, count), in the order of labelling."""
         ...
 
+    def predicted(self, labels: LabelBatch, reward: RewardModel) -> Array:
+        """Probability of a verdict for side a by the reward model, (lanes, count)."""
+        ...
+
     def fit(self, data: Sequence[Batch], members: int, key: Key, *, sample: Counts | None = None) -> RewardModel:
         """A reward model fitted from scratch to each lane's labels in `data`.
 

@@ -7,7 +7,7 @@ whether or not it changed). Costs are cumulative and hold everything spent so fa
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,15 @@ IDENTITY = ("setting", "arm", "seed", "round", "attempt", "point", "step")
 _NUMBERS = [f.name for f in SCHEMA if f.type == pa.float64()]
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Rows as a table of the schema; NaN becomes null, infinities too. KeyError for a missing column."""
-    columns = {}
+def table_of_columns(columns: Mapping[str, Any]) -> pa.Table:
+    """Columns of equal length as a table of the schema; NaN and infinities become null. KeyError for a missing one."""
+    made = {}
     for field in SCHEMA:
-        values = [row[field.name] for row in rows]
-        column = pa.array(values, type=field.type, from_pandas=True)
+        column = pa.array(columns[field.name], type=field.type, from_pandas=True)
         if field.type == pa.float64():
             column = pc.if_else(pc.is_finite(column), column, pa.scalar(None, pa.float64()))
-        columns[field.name] = column
-    return pa.table(columns, schema=SCHEMA)
+        made[field.name] = column
+    return pa.table(made, schema=SCHEMA)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
