@@ -22,7 +22,16 @@ from rlback.studies.bandit_models import Scores
 from rlback.studies.bandit_steps import Walk, advantages
 from rlback.studies.draws import SeedwiseDraws
 from rlback.studies.protocol import (
-    Array, Batch, Combine, Counts, Evaluation, Key, Mask, Request, Segment, StepCheckpoint,
+    Array,
+    Batch,
+    Combine,
+    Counts,
+    Evaluation,
+    Key,
+    Mask,
+    Request,
+    Segment,
+    StepCheckpoint,
 )  # fmt: skip
 from rlback.worlds.bandit import policies
 from rlback.worlds.bandit.annotators import BanditAnnotator, Pairs, at, label

@@ -17,7 +17,17 @@ from rlback.studies.arms import Arm
 from rlback.studies.choices import Candidate, choose
 from rlback.studies.memory import Memory
 from rlback.studies.protocol import (
-    Array, Batch, Counts, Evaluation, Learner, Mask, Policy, RewardModel, Segment, StepCheckpoint, no_exposure,
+    Array,
+    Batch,
+    Counts,
+    Evaluation,
+    Learner,
+    Mask,
+    Policy,
+    RewardModel,
+    Segment,
+    StepCheckpoint,
+    no_exposure,
 )  # fmt: skip
 from rlback.studies.recorder import Recorder
 
@@ -85,7 +95,9 @@ class _Lanes:
         }  # fmt: skip
 
 
-def run_arm(learner: Learner, arm: Arm, plan: Plan, recorder: Recorder, seeds: tuple[int, ...], rate: float | None = None) -> None:
+def run_arm(
+    learner: Learner, arm: Arm, plan: Plan, recorder: Recorder, seeds: tuple[int, ...], rate: float | None = None
+) -> None:
     """Runs one arm to its end in every lane; rows go to `recorder`. rate: of a random gate that takes another arm's.
 
     Raises:
