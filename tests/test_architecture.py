@@ -22,7 +22,7 @@ HOME = {
 LEVEL = {
     "records": 0, "errors": 0, "settings": 0, "config": 1, "maths": 1, "ledger": 2, "project": 2, "models": 2, "worlds": 2,
     "environments": 2, "data": 2, "training": 3, "labelling": 3, "evaluation": 3, "accounts": 3, "registry": 3, "campaign": 4,
-    "orchestration": 5, "web": 5,
+    "studies": 4, "orchestration": 5, "web": 5,
     "cli": 6, "__main__": 7, "__init__": 0,
 }  # fmt: skip
 
@@ -68,6 +68,18 @@ def test_rooms_import_downwards_only():
             parts = name.split(".")
             if parts[0] == "rlback" and len(parts) > 1 and LEVEL[parts[1]] > here:
                 wrong.append(f"{path.relative_to(PACKAGE)} -> {name}")
+    assert wrong == []
+
+
+def test_studies_stand_beside_campaigns():
+    """A study measures: it reaches no registry, no ledger and no campaign, and so nothing that could be deployed."""
+    far = ("mlflow", "dvc", "prefect", "rlback.campaign", "rlback.registry", "rlback.ledger", "rlback.labelling")
+    wrong = [
+        f"{path.name}: {name}"
+        for path in (PACKAGE / "studies").rglob("*.py")
+        for name in imports(path)
+        if any(name == tool or name.startswith(f"{tool}.") for tool in far)
+    ]
     assert wrong == []
 
 

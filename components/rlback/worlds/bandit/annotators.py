@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,14 @@ from numpy.typing import NDArray
 from rlback.errors import ConfigError
 from rlback.worlds.bandit.policies import Array
 from rlback.worlds.bandit.problem import Bandit
+
+
+class Draws(Protocol):
+    """What labels are drawn with: a numpy Generator, or one Generator for each seed (studies/draws.py)."""
+
+    def random(self, size: Any, /) -> Array: ...
+
+    def integers(self, high: int, /, *, size: Any) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Pairs:
         return Pairs(*(np.concatenate([getattr(self, f), getattr(other, f)], 1) for f in fields))
 
 
-def label(bandit: Bandit, annotator: BanditAnnotator, side_a: Array, side_b: Array, n: int, rng: np.random.Generator) -> Pairs:
+def label(bandit: Bandit, annotator: BanditAnnotator, side_a: Array, side_b: Array, n: int, rng: Draws) -> Pairs:
     """n comparisons a seed: a context at random, one action from each policy (s, x, a), and the verdict."""
     seeds, contexts, _ = bandit.gold.shape
     context = rng.integers(contexts, size=(seeds, n))
@@ -99,7 +108,7 @@ def at(table: Array, context: NDArray[np.int64], action: NDArray[np.int64]) -> A
     return table[np.arange(len(table))[:, None], context, action]
 
 
-def _draw(log_policy: Array, context: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def _draw(log_policy: Array, context: NDArray[np.int64], rng: Draws) -> NDArray[np.int64]:
     cumulative = np.exp(log_policy).cumsum(-1)[np.arange(len(log_policy))[:, None], context]
     drawn = (rng.random((*context.shape, 1)) * cumulative[..., -1:] > cumulative).sum(-1)
     return np.minimum(drawn, log_policy.shape[-1] - 1)

@@ -26,10 +26,10 @@ def fit(bandit: Bandit, pairs: Pairs, *, ridge: float = 1.0, weights: Array | No
     theta = np.zeros((x.shape[0], x.shape[-1]))
     for _ in range(steps):
         p = 0.5 * (1 + np.tanh(_dot(x, theta) / 2))
-        gradient = np.einsum("sn,snf->sf", w * (p - pairs.a_wins), x) + ridge * theta
+        gradient = _dot(x.swapaxes(-1, -2), w * (p - pairs.a_wins)) + ridge * theta
         if np.abs(gradient).max() < 1e-10:
             break
-        hessian = np.einsum("sn,snf,sng->sfg", w * p * (1 - p), x, x) + ridge * np.eye(x.shape[-1])
+        hessian = x.swapaxes(-1, -2) @ ((w * p * (1 - p))[..., None] * x) + ridge * np.eye(x.shape[-1])
         move = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         theta = _shortened(theta, move, x, pairs.a_wins, w, ridge)
     return theta
@@ -47,7 +47,7 @@ def score(bandit: Bandit, theta: Array) -> Array:
 
 
 def _dot(x: Array, theta: Array) -> Array:
-    return np.einsum("snf,sf->sn", x, theta)
+    return (x @ theta[..., None])[..., 0]
 
 
 def _shortened(theta: Array, move: Array, x: Array, a_wins: Array, w: Array, ridge: float) -> Array:
