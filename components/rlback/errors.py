@@ -11,6 +11,7 @@ RlbackError                 exit code
 │   └── NotPermitted        6   by who asked, not by what was asked
 ├── TrainingDiverged        7   a loss, gradient or KL went out of bounds
 └── StageError              8   a stage could not be carried out
+    └── Held                8   because another process is at it
 
 A message names the thing, the place and the remedy; `remedy` is a command or an action and is printed on
 a line of its own.
@@ -94,3 +95,7 @@ class StageError(RlbackError):
     """A campaign stage could not be carried out."""
 
     exit_code = 8
+
+
+class Held(StageError):
+    """Another process holds what this one needs to hold; it ends with that process."""

@@ -20,7 +20,7 @@ every day:   rlback status               what waits for whom
              rlback gate show ID         the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
-             rlback console              label, decide and go back in a browser
+             rlback up                   a browser, Prefect and MLflow for all of it; decisions start what they allow
 """
 
 
@@ -147,6 +147,23 @@ def build() -> argparse.ArgumentParser:
         "--name", action="append", default=[], metavar="HOST[:PORT]", help="another host name it answers to, as browsers say it"
     )
     _json(console)
+
+    outbox = verb("outbox", "", "what is to be told to the outside: flow runs to start, webhooks")
+    acts = outbox.add_subparsers(dest="act", metavar="ACT", required=True)
+    act = acts.add_parser("deliver", help="deliver what is due now (the console and `rlback up` do it by themselves)")
+    act.set_defaults(function="notices:deliver")
+    _json(act)
+    act = acts.add_parser("list", help="what waits, what was given up, and why")
+    act.set_defaults(function="notices:listing")
+    _json(act)
+
+    up = verb("up", "up:up", "Prefect, MLflow, a worker and the console together, on this machine, until Ctrl-C")
+    up.add_argument("--only", metavar="NAMES", help="some of prefect,mlflow,worker,console, with commas")
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("console", 8700)):
+        up.add_argument(f"--{name}-port", type=int, default=port, metavar="N", help=f"default: {port}")
+    up.add_argument("--every", type=float, default=180.0, metavar="SECONDS", help="how often campaigns are looked after (180)")
+    up.add_argument("--at-once", type=int, default=1, metavar="N", help="how many campaigns are carried on at once (1)")
+    _json(up)
 
     users = verb("users", "", "who may use the console, and for what")
     acts = users.add_subparsers(dest="act", metavar="ACT", required=True)

@@ -150,6 +150,7 @@ def record_label(
         if batch is None:
             raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches")
         campaign = require_open(transaction, batch, annotator)
+        first = transaction.execute(select(labels.c.id).where(labels.c.comparison == comparison).limit(1)).first() is None
         revision = 1 + int(
             transaction.execute(
                 select(func.count())
@@ -164,7 +165,15 @@ def record_label(
             "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
         )  # fmt: skip
+        if first and _unlabelled_count(transaction, batch) == 0:
+            transaction.event("batch.labelled", campaign, annotator, {"batch": batch})
     return revision
+
+
+def _unlabelled_count(transaction: Transaction, batch: str) -> int:
+    given = select(labels.c.id).where(labels.c.comparison == comparisons.c.id).exists()
+    query = select(func.count()).select_from(comparisons).where(comparisons.c.batch == batch, ~given)
+    return int(transaction.execute(query).scalar_one())
 
 
 def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inse
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from rlback.errors import LedgerError
-from rlback.ledger import tables
+from rlback.ledger import outbox, tables
 from rlback.ledger.chain import GENESIS, Event, event_hash
 from rlback.ledger.heads import Heads
 from rlback.records import Actor, canonical_json
@@ -53,6 +53,8 @@ class Transaction:
         digest = event_hash(*fields)
         names = ("seq", "time", "kind", "subject", "actor", "actor_kind", "payload", "previous")
         self.execute(insert(tables.events).values(**dict(zip(names, fields, strict=True)), hash=digest))
+        if kind in outbox.NOTIFIED:
+            self.execute(insert(outbox.messages).values(seq=seq, kind=kind, subject=subject, created=fields[1], fanned=0))
         self.head = (seq, digest)
         return Event(*fields[:6], payload=payload, previous=previous, hash=digest)
 
@@ -96,6 +98,14 @@ class Store:
                 f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
                 remedy="use the version of rlback that wrote it",
             )
+        elif not self._has_outbox():
+            with self._begin() as connection:  # made before there was one
+                tables.metadata.create_all(connection, tables=list(outbox.TABLES), checkfirst=True)
+
+    def _has_outbox(self) -> bool:
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'deliveries'"
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql(query).first() is not None
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:

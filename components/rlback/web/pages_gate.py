@@ -85,6 +85,7 @@ def decide(request: Request, id_: str, sent: Sent) -> Response:
         visit.project, id_, cast(GateVerdict, verdict), user.actor, digest=digest,
         reason=sent.one("reason", most=REASON_CHARS), permit=visit.still("decide"),
     )  # fmt: skip
+    visit.console.kick()
     body = {"gate": gate.id, "state": gate.state, "decision": _decision(gate), "next": f"rlback advance {gate.campaign}"}
     return done(request, body, f"/gates/{gate.id}", verdict)
 

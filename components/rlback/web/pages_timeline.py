@@ -74,6 +74,7 @@ def go_back(request: Request, policy: str, number: int, sent: Sent) -> Response:
         visit.project, MlflowStore(visit.project.root), target, user.actor, sent.one("reason", most=REASON_CHARS),
         permit=visit.still("roll-back"),
     )  # fmt: skip
+    visit.console.kick()
     return done(request, {"target": target.address, "digest": target.digest, "plan": done_}, f"/policies/{policy}", "rolled-back")
 
 

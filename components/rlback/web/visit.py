@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +25,14 @@ VISIT_COOKIE = "rlback_visit"
 FIELDS = 100
 
 
-@dataclass(frozen=True)
+@dataclass
 class Console:
-    """What the running console knows: its project, and the code that makes the first admin."""
+    """What the running console knows: its project, the code that makes the first admin, and whom to tell of news."""
 
     project: Project
     setup_code: str
     templates: Any
+    kick: Callable[[], None] = lambda: None  # looks into the outbox at once
 
     @cached_property
     def root(self) -> Path:
