@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
+from rlback.campaign.deadlines import say_overdue
 from rlback.errors import ConfigError, RlbackError
 from rlback.ledger.outbox import PREFECT, WAKING, deliveries, messages
 from rlback.ledger.tables import events
@@ -186,6 +187,7 @@ class Deliverer:
     def _run(self) -> None:
         while not self._ended:
             try:
+                say_overdue(self._project)
                 deliver_due(self._project)
                 self._said = ""
             except Exception as error:

@@ -18,6 +18,7 @@ from rlback.project import Project
 
 #: flow/deployment that carries one campaign on, and the one that looks after all of them on a schedule.
 CARRY_ON, TEND = "campaign/carry-on", "tend/tend"
+EVERY_TAG = "every "  # a tag of the deployment `tend`: seconds between two rounds
 TIMEOUT_S = 5.0
 #: States of a flow run that has yet to end.
 UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING", "PAUSED")
@@ -44,7 +45,6 @@ class FlowRun:
     start: str | None
     end: str | None
     seconds: float
-    scheduled: bool
     tries: int
 
 
@@ -92,11 +92,14 @@ class PrefectApi:
             ) from None
         return found
 
-    def start(self, name: str, parameters: dict[str, Any], key: str, run_name: str | None = None) -> FlowRun:
-        """Creates a flow run of a deployment, to start now; the same `key` again is the same run."""
-        body: dict[str, Any] = {
-            "parameters": parameters, "idempotency_key": key, "state": {"type": "SCHEDULED"},
-        }  # fmt: skip
+    def start(
+        self, name: str, parameters: dict[str, Any], key: str, run_name: str | None = None, at: datetime | None = None
+    ) -> FlowRun:
+        """Creates a flow run of a deployment, to start now or `at` a time; the same `key` again is the same run."""
+        state: dict[str, Any] = {"type": "SCHEDULED"}
+        if at is not None:
+            state["state_details"] = {"scheduled_time": at.isoformat()}
+        body: dict[str, Any] = {"parameters": parameters, "idempotency_key": key, "state": state}
         if run_name:
             body["name"] = run_name
         return _run(self.ask("POST", f"/deployments/{self.deployment(name)['id']}/create_flow_run", body), {})
@@ -153,7 +156,7 @@ def _run(found: dict[str, Any], flows: dict[str, str]) -> FlowRun:
     return FlowRun(
         found["id"], found["name"], flows.get(found.get("flow_id", ""), ""), parameters.get("campaign"),
         state.get("type", found.get("state_type") or ""), state.get("name", ""), state.get("message") or "",
-        found.get("expected_start_time"), begun, ended, _seconds(begun, ended), bool(found.get("auto_scheduled")),
+        found.get("expected_start_time"), begun, ended, _seconds(begun, ended),
         int(found.get("run_count") or 0),
     )  # fmt: skip
 

@@ -5,6 +5,9 @@
 It lives in the project's directory and asks the server at PREFECT_API_URL. What it runs ends with it, also when it
 is killed: a stage under way loses what it did since its last state of 20 seconds ago. When it starts it says of the
 flow runs that a killed one left behind that they crashed, and carries on the campaigns that can go on.
+
+The times of the schedule are planned here, a few ahead, as flow runs with a time: the scheduler inside Prefect 3.8.8
+fails with SQLAlchemy 2.1 ("Can't evaluate bulk DML statement") and then plans nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ import asyncio
 import os
 import signal
 import sys
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from rlback.errors import StageError
 from rlback.orchestration.engine import _load, flows_directory
-from rlback.orchestration.prefect_api import CARRY_ON, TEND, UNDER_WAY, WAITING, PrefectApi, connect
+from rlback.orchestration.prefect_api import CARRY_ON, EVERY_TAG, TEND, UNDER_WAY, WAITING, PrefectApi, connect
 from rlback.orchestration.tending import tend
 from rlback.project import Project, find_project
 
 EVERY_S = 180.0
 POLL_S = 3.0
+AHEAD = 3  # how many times of the schedule are planned
 #: Set for what a serving process runs: it dies with that process.
 SERVED = "RLBACK_SERVED_BY"
 CARRIES_ON = "Carries one campaign on until a person is needed"
@@ -42,7 +48,7 @@ def clear_up(api: PrefectApi) -> list[str]:
             api.set_state(run.id, "CRASHED", "the process that ran it ended; what it had recorded is kept")
             said.append(f"{run.name} {run.id[:8]}: crashed")
     for run in api.runs(states=WAITING, limit=200):
-        if run.flow in ours and run.scheduled and run.state_name == "Late":
+        if run.flow == TEND.partition("/")[0] and run.expected and datetime.fromisoformat(run.expected) < datetime.now(UTC):
             api.set_state(run.id, "CANCELLED", "missed while nothing served it")
     return said
 
@@ -60,7 +66,7 @@ async def _serve(project: Project, every: float, at_once: int) -> None:
     await working.add_deployment(await carry_on.ato_deployment(CARRY_ON.partition("/")[2], description=CARRIES_ON))
     await looking.add_deployment(
         await tending.ato_deployment(
-            TEND.partition("/")[2], interval=every, parameters={"root": root}, description=TENDS
+            TEND.partition("/")[2], parameters={"root": root}, description=TENDS, tags=[f"{EVERY_TAG}{every:g}"]
         )
     )  # fmt: skip
     api = connect(project)
@@ -69,11 +75,23 @@ async def _serve(project: Project, every: float, at_once: int) -> None:
     print("serving", flush=True)
     ready = project.state / "worker.ready"
     ready.write_text(str(os.getpid()))
-    await asyncio.gather(_started(working), _started(looking))
+    await asyncio.gather(working.start(), looking.start(), _plan(api, every))
 
 
-async def _started(runner: Any) -> None:
-    await runner.start()
+async def _plan(api: PrefectApi, every: float) -> None:
+    """Keeps the next times of the schedule planned. The number of a time is its key, so each is planned once."""
+    while True:
+        try:
+            await asyncio.to_thread(plan_ahead, api, every, time.time())
+        except StageError as error:
+            print(f"the schedule could not be planned: {error.message}", file=sys.stderr, flush=True)
+        await asyncio.sleep(min(every, 30.0))
+
+
+def plan_ahead(api: PrefectApi, every: float, moment: float) -> None:
+    """Plans the rounds of looking after that come next, at multiples of `every` seconds."""
+    for number in range(int(moment // every) + 1, int(moment // every) + 1 + AHEAD):
+        api.start(TEND, {}, f"tend-{every:g}-{number}", at=datetime.fromtimestamp(number * every, UTC))
 
 
 def _end(*_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rlback.campaign import machine
+from rlback.campaign.deadlines import say_overdue
 from rlback.errors import ConfigError
 from rlback.orchestration.delivering import deliver_due
 from rlback.orchestration.prefect_api import PrefectApi, connect
@@ -18,8 +19,8 @@ def tend(project: Project, api: PrefectApi | None = None) -> list[str]:
     Raises:
         PrefectAway, StageError: Prefect does not answer, or refuses.
     """
+    done = say_overdue(project)
     api = api or connect(project)
-    done = []
     for campaign in machine.active_campaigns(project):
         run = wake(project, api, campaign, f"tend-{campaign}-{int(time.time())}")
         if run is not None:

@@ -29,6 +29,8 @@ SAID = {
     "label": "Saved.",
     "undone": "The last label is taken back.",
     "rolled-back": "Rolled back, and on record.",
+    "started": "The flow run is started.",
+    "cancelled": "The flow run is told to end.",
     "guideline": "The new version of the guideline is saved.",
 }
 

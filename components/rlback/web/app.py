@@ -25,6 +25,7 @@ from rlback.web import (
     pages_label,
     pages_ledger,
     pages_quality,
+    pages_runs,
     pages_timeline,
 )
 from rlback.web.answers import environment, error_page
@@ -34,7 +35,7 @@ from rlback.web.visit import Console
 
 ROOMS = (
     pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
-    pages_quality,
+    pages_quality, pages_runs,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
