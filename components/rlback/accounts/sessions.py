@@ -176,7 +176,7 @@ def revoke_token(store: Store, id_: str, actor: Actor, owner: str | None) -> Non
     with store.transaction() as transaction:
         row = transaction.execute(select(tokens).where(tokens.c.id == id_)).first()
         if row is None or (owner is not None and row.user != owner):
-            raise ConfigError("there is no such token", remedy="the account page lists yours")
+            raise ConfigError("there is no such token", remedy="the account page lists yours", missing=True)
         transaction.execute(update(tokens).where(tokens.c.id == id_).values(revoked=1))
         transaction.event("token.revoked", f"user:{row.user}", actor, {"token": id_})
 

@@ -103,6 +103,15 @@ def build() -> argparse.ArgumentParser:
         _actor(act, "approver")
         _json(act)
 
+    act = acts.add_parser("break-glass", help="in an emergency: approve alone, past four eyes and quorum; everybody sees it")
+    act.set_defaults(function="people:gate_break_glass")
+    act.add_argument("id")
+    act.add_argument("--digest", required=True, help="of the evidence you saw (at least its first 12 digits)")
+    act.add_argument("--reason", required=True, help="the emergency, in 20 characters or more")
+    act.add_argument("--confirm", default="", metavar="SENTENCE", help="the sentence it asks for")
+    _actor(act, "approver")
+    _json(act)
+
     registry = verb("registry", "", "the checkpoints of every policy")
     acts = registry.add_subparsers(dest="act", metavar="ACT", required=True)
     listing = acts.add_parser("list", help="every version with its status and aliases")

@@ -11,6 +11,7 @@ from rlback.cli.output import actor_of, next_command, say
 
 if TYPE_CHECKING:
     from rlback.project import Project
+    from rlback.registry.gates import Gate
 
 
 def label(options: argparse.Namespace) -> int:
@@ -93,8 +94,37 @@ def gate_decide(options: argparse.Namespace) -> int:
         print(json.dumps({"gate": gate.id, "state": gate.state, "decision": gate.decision}))
         return 0
     say(f"{actor.name} recorded: {options.verdict} at gate {gate.id} on evidence {gate.digest[:12]}.")
+    if gate.state == "open":
+        return _votes(project, gate)
     _carry_on(project, gate.campaign)
     sys.stdout.flush()
+    return 0
+
+
+def _votes(project: Project, gate: Gate) -> int:
+    """Says what is still needed at a gate that takes several approvals."""
+    from rlback.registry.quorum import standing
+
+    found = standing(project.store, gate.id, gate.campaign, gate.round, gate.digest)
+    say(f"Not decided yet: {', '.join(found['missing'])}." if found else "Not decided yet.")
+    return 0
+
+
+def gate_break_glass(options: argparse.Namespace) -> int:
+    """Approves alone."""
+    from rlback.campaign.deciding import decide_as_person
+    from rlback.project import find_project
+
+    project, actor = find_project(), actor_of(options)
+    gate = decide_as_person(
+        project, options.id, "approve", actor, digest=options.digest, reason=options.reason,
+        break_glass_confirmed=options.confirm,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps({"gate": gate.id, "state": gate.state, "break_glass": True}))
+        return 0
+    say(f"{actor.name} broke the glass at gate {gate.id}: approved alone, on record where everybody sees it.")
+    _carry_on(project, gate.campaign)
     return 0
 
 

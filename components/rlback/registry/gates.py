@@ -66,7 +66,7 @@ def find_gate(store: Store, id_: str) -> Gate:
     if row is None:
         waiting = [r.id for r in store.rows(select(gates.c.id).where(gates.c.state == "open"))]
         remedy = f"open gates: {', '.join(waiting)}" if waiting else "no gate is open now; see `rlback status`"
-        raise GateRefused(f"there is no gate {id_}", remedy=remedy)
+        raise GateRefused(f"there is no gate {id_}", remedy=remedy, missing=True)
     decision = store.first(select(decisions).where(decisions.c.gate == id_))
     return Gate(
         row.id, row.campaign, row.round, row.attempt, row.state, json.loads(row.evidence), row.evidence_digest,

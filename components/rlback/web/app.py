@@ -25,6 +25,7 @@ from rlback.web import (
     pages_label,
     pages_ledger,
     pages_quality,
+    pages_release,
     pages_runs,
     pages_timeline,
 )
@@ -35,7 +36,7 @@ from rlback.web.visit import Console
 
 ROOMS = (
     pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
-    pages_quality, pages_runs,
+    pages_quality, pages_runs, pages_release,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
