@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Depends, Request
 
+from rlback.accounts.oidc import Provider
 from rlback.accounts.sessions import csrf_of, session_user, token_user
 from rlback.accounts.users import User, count_users
 from rlback.ledger.console_tables import users as users_table
@@ -32,6 +33,7 @@ class Console:
     project: Project
     setup_code: str
     templates: Any
+    provider: Provider | None = None
     kick: Callable[[], None] = lambda: None  # looks into the outbox at once
 
     @cached_property
