@@ -63,8 +63,8 @@ class FakeProvider:
     def answer(self, path: str, form: dict, authorization: str) -> tuple[int, dict]:
         self.asked.append(path)
         if path == "/.well-known/openid-configuration":
-            return 200, {"issuer": self.url, "authorization_endpoint": f"{self.url}/authorize", "token_endpoint": f"{self.url}/token",
-                         "jwks_uri": f"{self.url}/keys"}  # fmt: skip
+            ends = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "keys"}
+            return 200, {"issuer": self.url, **{name: f"{self.url}/{end}" for name, end in ends.items()}}
         if path == "/keys":
             kind = jwt.algorithms.ECAlgorithm if isinstance(self.key, ec.EllipticCurvePrivateKey) else jwt.algorithms.RSAAlgorithm
             return 200, {"keys": [{**json.loads(kind.to_jwk(self.key.public_key())), "kid": self.kid, "use": "sig"}]}
@@ -214,7 +214,9 @@ def test_keys_may_be_replaced_and_a_disabled_account_stays_out(story, provider):
     assert answer.status_code == 403
 
 
-@pytest.mark.parametrize("wrong", [{"issuer": "http://id.example.org"}, {"redirect_uri": "ftp://x"}, {"isuer": "x"}, {"client_id": ""}])
+@pytest.mark.parametrize(
+    "wrong", [{"issuer": "http://id.example.org"}, {"redirect_uri": "ftp://x"}, {"isuer": "x"}, {"client_id": ""}]
+)
 def test_a_wrong_configuration_is_named_without_the_secret(story, provider, wrong):
     with pytest.raises(ConfigError) as raised:
         configured(story, provider, **wrong)
