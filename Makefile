@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench soak clean help
 
 help:            ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -20,6 +20,9 @@ lint: $(STAMP)   ## style only
 
 bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quiet machine (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP)   ## the console against requests made up from its OpenAPI document; minutes
+	@$(BIN)/python -m pytest tests/web/soak.py --timeout 3600 $(ARGS)
 
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build

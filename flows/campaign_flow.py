@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.states import Completed, State
 
 from rlback.campaign import machine
 from rlback.campaign.evidence import evidence_markdown
 from rlback.campaign.plan import Step
-from rlback.errors import RlbackError
+from rlback.errors import Held, RlbackError
+from rlback.orchestration.engine import die_with
 from rlback.project import Project, find_project
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
@@ -58,7 +59,18 @@ def _publish_gate(project: Project, gate_id: str) -> None:
 @flow(name="campaign", flow_run_name="{campaign}", persist_result=False)
 def campaign_flow(campaign: str, root: str) -> State:
     """Carries one campaign on until a person is needed or it is finished."""
+    die_with("RLBACK_SERVED_BY")
     project = Project(Path(root))
+    try:
+        return _carry_on(project, campaign, root)
+    except Held as error:
+        if runtime.deployment.id is None:
+            raise
+        # Two triggers at once, or somebody at a terminal: whoever holds the campaign does what is due.
+        return Completed(name="CarriedOnElsewhere", message=error.message)
+
+
+def _carry_on(project: Project, campaign: str, root: str) -> State:
     with machine.holding(project, campaign):
         machine.prepare(project, campaign)
         while isinstance(due := machine.what_next(project, campaign), Step):

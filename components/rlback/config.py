@@ -158,11 +158,33 @@ class LabelsConfig(_Part):
     hype_bias: float = 0.0
 
 
+class QuorumRule(_Part):
+    """So many approvals by people who hold a role (accounts/roles.py)."""
+
+    role: Literal["annotator", "approver", "operator", "auditor", "admin"]
+    count: int = Field(1, ge=1, le=20)
+
+
 class GateConfig(_Part):
-    """Who decides, and what a simulated approver goes by."""
+    """Who decides, and what a simulated approver goes by.
+
+    `quorum`: approvals needed, each by another person (none: one approval). When `deadline_hours` have passed since a
+    gate opened, that is said, and then `on_deadline`: the campaign goes on waiting, or the candidate is declined.
+    """
 
     approver: Literal["human", "simulated", "always"]
     win_rate: float = Field(0.55, ge=0, le=1)
+    quorum: tuple[QuorumRule, ...] = ()
+    deadline_hours: float | None = Field(None, gt=0, le=24 * 366)
+    on_deadline: Literal["wait", "decline"] = "wait"
+
+    @model_validator(mode="after")
+    def _of_people(self) -> GateConfig:
+        if self.approver != "human" and (self.quorum or self.deadline_hours is not None):
+            raise ValueError("quorum and deadline_hours are about people: set gate.approver: human")
+        if self.on_deadline == "decline" and self.deadline_hours is None:
+            raise ValueError("on_deadline: decline needs deadline_hours")
+        return self
 
 
 class EvaluationConfig(_Part):

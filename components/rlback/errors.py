@@ -11,6 +11,7 @@ RlbackError                 exit code
 │   └── NotPermitted        6   by who asked, not by what was asked
 ├── TrainingDiverged        7   a loss, gradient or KL went out of bounds
 └── StageError              8   a stage could not be carried out
+    └── Held                8   because another process is at it
 
 A message names the thing, the place and the remedy; `remedy` is a command or an action and is printed on
 a line of its own.
@@ -24,18 +25,22 @@ class RlbackError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+    def __init__(self, message: str, *, remedy: str | None = None, missing: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+        #: What was asked for by name is not there: the console answers 404.
+        self.missing = missing
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (Prefect, child processes); keep the remedy on the way.
-        return (_rebuild, (type(self), self.message, self.remedy))
+        return (_rebuild, (type(self), self.message, self.remedy, self.missing))
 
 
-def _rebuild(kind: type[RlbackError], message: str, remedy: str | None) -> RlbackError:
-    return kind(message, remedy=remedy)
+def _rebuild(kind: type[RlbackError], message: str, remedy: str | None, missing: bool) -> RlbackError:
+    error = kind(message, remedy=remedy)
+    error.missing = missing
+    return error
 
 
 class ConfigError(RlbackError):
@@ -94,3 +99,7 @@ class StageError(RlbackError):
     """A campaign stage could not be carried out."""
 
     exit_code = 8
+
+
+class Held(StageError):
+    """Another process holds what this one needs to hold; it ends with that process."""

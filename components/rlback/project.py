@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rlback.errors import ProjectError, RlbackError, StageError
+from rlback.errors import Held, ProjectError, RlbackError, StageError
 from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 
@@ -57,6 +57,11 @@ class Project:
     def data(self) -> Path:
         """`data/`: source data under DVC."""
         return self.root / "data"
+
+    @property
+    def logs(self) -> Path:
+        """`.rlback/logs/`: what the processes of `rlback up` print, a file each."""
+        return self.state / "logs"
 
     @property
     def reports(self) -> Path:
@@ -96,7 +101,7 @@ class Project:
         """Holds a named lock that ends with the process, however it ends.
 
         Raises:
-            StageError: another process holds it and `wait` is not set.
+            Held: another process holds it and `wait` is not set.
         """
         path = self.state / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,7 @@ class Project:
             except BlockingIOError:
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
-                raise StageError(
+                raise Held(
                     f"{what} is already running in {holder}",
                     remedy="wait for it to end (`rlback status` shows how far it is), or end that process",
                 ) from None

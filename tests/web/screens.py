@@ -5,6 +5,7 @@ Makes a project as the tests do, serves its console on loopback and looks at it 
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -24,7 +25,8 @@ PAGES = {
     "home": "/", "label": "/label/helper.r1", "gate": "/gates/writer.r3", "gate-decided": "/gates/writer.r2",
     "timeline": "/policies/writer", "roll-back": "/policies/writer/1/roll-back", "checkpoint": "/checkpoints/writer@2",
     "ledger": "/ledger", "batches": "/batches", "batch": "/batches/helper.r0", "users": "/users", "account": "/account",
-    "guideline": "/guideline",
+    "guideline": "/guideline", "runs": "/runs", "deploy": "/policies/writer/2/deploy",
+    "break-glass": "/gates/writer.r3/break-glass",
 }  # fmt: skip
 
 
@@ -128,18 +130,27 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
     from rlback.ledger.console_tables import prepare
     from rlback.project import make_project
     from rlback.records import Actor
+    from tests.orchestration.fake_prefect import fake_prefect
     from tests.web.stories import two_campaigns
 
     with tempfile.TemporaryDirectory() as temporary:
         project = make_project(made) if made else two_campaigns(Path(temporary) / "p")
         prepare(project.store)
-        roles = ["annotator", "approver", "operator", "auditor", "admin"]
+        roles = ["annotator", "approver", "operator", "auditor", "emergency", "admin"]
         if not count_users(project.store):
             add_user(project.store, "mara", "correct horse battery", roles, Actor("mara", "human"))
             add_user(project.store, "eve", "correct horse battery", ["approver"], Actor("mara", "human"))
             add_user(project.store, "bea", "correct horse battery", ["annotator"], Actor("mara", "human"))
             add_guideline(project.store, GUIDELINE, Actor("mara", "human"), after=0)
-        take(project, directory, "mara", "correct horse battery", only)
+        with fake_prefect() as prefect:
+            os.environ["PREFECT_API_URL"] = prefect.url
+            failed = "Flow run encountered an exception: StageError: the disk of this project is full"
+            prefect.add("helper", "COMPLETED", "AwaitingLabels", "helper.r1: rlback label helper")
+            prefect.add("writer", "FAILED", "Failed", failed)
+            prefect.add(None, "SCHEDULED", "Scheduled", flow="f2")
+            prefect.runs[-1]["expected_start_time"] = "2099-01-01T00:00:00+00:00"
+            prefect.logs = [{"message": failed}]
+            take(project, directory, "mara", "correct horse battery", only)
 
 
 if __name__ == "__main__":

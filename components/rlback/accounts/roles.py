@@ -9,9 +9,11 @@ from rlback.errors import ConfigError
 #: role -> permissions. `look` is everything that could tell an annotator which checkpoint wrote what.
 ROLES: dict[str, frozenset[str]] = {
     "annotator": frozenset({"label"}),
-    "approver": frozenset({"look", "decide", "roll-back", "guideline"}),
-    "operator": frozenset({"look", "roll-back"}),
+    "approver": frozenset({"look", "decide", "roll-back", "deploy", "guideline"}),
+    "operator": frozenset({"look", "roll-back", "deploy", "run"}),
     "auditor": frozenset({"look", "verify"}),
+    # Approving alone past four eyes and quorum; given to few, used in public (registry/break_glass.py).
+    "emergency": frozenset({"look", "break-glass"}),
     "admin": frozenset({"look", "verify", "users", "guideline"}),
 }
 PERMISSIONS = tuple(sorted(frozenset().union(*ROLES.values())))

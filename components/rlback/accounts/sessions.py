@@ -76,18 +76,24 @@ def sign_in(store: Store, name: str, password: str, address: str) -> str:
     row = store.first(select(users).where(users.c.name == plain))
     if not password_fits(row, password) or row.state != "active":
         raise SignInRefused("name and password do not fit", remedy="try again; an admin can set another password")
-    cookie = secrets.token_urlsafe(32)
+    return open_session(store, plain, address, keys)
+
+
+def open_session(store: Store, name: str, address: str, attempt: tuple[str, str] | None = None) -> str:
+    """A session for somebody who has shown who they are; `attempt` are the keys that were counted for it."""
+    cookie, moment = secrets.token_urlsafe(32), time.time()
     with store.transaction() as transaction:
-        transaction.execute(delete(failures).where(failures.c.key == keys[0]))
-        newest = select(func.max(failures.c.id)).where(failures.c.key == keys[1]).scalar_subquery()
-        transaction.execute(delete(failures).where(failures.c.id == newest))  # the one this attempt counted as
+        if attempt is not None:
+            transaction.execute(delete(failures).where(failures.c.key == attempt[0]))
+            newest = select(func.max(failures.c.id)).where(failures.c.key == attempt[1]).scalar_subquery()
+            transaction.execute(delete(failures).where(failures.c.id == newest))  # the one this attempt counted as
         transaction.execute(delete(sessions).where(sessions.c.expires < moment))
         transaction.execute(
             insert(sessions).values(
-                digest=digest(cookie), user=plain, opened=moment, seen=moment, expires=moment + SESSION_S
+                digest=digest(cookie), user=name, opened=moment, seen=moment, expires=moment + SESSION_S
             )
         )
-        transaction.event("session.opened", f"user:{plain}", Actor(plain, "human"), {"user": plain, "address": address})
+        transaction.event("session.opened", f"user:{name}", Actor(name, "human"), {"user": name, "address": address})
     return cookie
 
 
@@ -176,7 +182,7 @@ def revoke_token(store: Store, id_: str, actor: Actor, owner: str | None) -> Non
     with store.transaction() as transaction:
         row = transaction.execute(select(tokens).where(tokens.c.id == id_)).first()
         if row is None or (owner is not None and row.user != owner):
-            raise ConfigError("there is no such token", remedy="the account page lists yours")
+            raise ConfigError("there is no such token", remedy="the account page lists yours", missing=True)
         transaction.execute(update(tokens).where(tokens.c.id == id_).values(revoked=1))
         transaction.event("token.revoked", f"user:{row.user}", actor, {"token": id_})
 

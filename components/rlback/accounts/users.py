@@ -60,7 +60,7 @@ def find_user(store: Store, name: str) -> User:
     """
     row = store.first(select(users).where(users.c.name == name))
     if row is None:
-        raise ConfigError(f"there is no user {name[:64]!r}", remedy="`rlback users list` shows who there is")
+        raise ConfigError(f"there is no user {name[:64]!r}", remedy="`rlback users list` shows who there is", missing=True)
     return user_of(row)
 
 
@@ -183,7 +183,7 @@ def _stand_in() -> str:
 def _row(transaction: Transaction, name: str) -> Any:
     row = transaction.execute(select(users).where(users.c.name == name)).first()
     if row is None:
-        raise ConfigError(f"there is no user {name[:64]!r}", remedy="`rlback users list` shows who there is")
+        raise ConfigError(f"there is no user {name[:64]!r}", remedy="`rlback users list` shows who there is", missing=True)
     return row
 
 

@@ -253,5 +253,5 @@ def load_campaign(project: Project, name: str) -> Any:
     if row is None:
         known = [r.name for r in project.store.rows(select(campaigns.c.name).order_by(campaigns.c.created))]
         remedy = f"campaigns here: {', '.join(known)}" if known else "start one with `rlback run CONFIG` or `rlback demo`"
-        raise StageError(f"there is no campaign {name}", remedy=remedy)
+        raise StageError(f"there is no campaign {name}", remedy=remedy, missing=True)
     return row

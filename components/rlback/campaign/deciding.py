@@ -15,9 +15,9 @@ from rlback.registry.operations import get_version, list_aliases
 
 def decide_as_person(
     project: Project, id_: str, verdict: GateVerdict, actor: Actor, *, digest: str, reason: str,
-    permit: Callable[[Transaction], None] | None = None,
+    permit: Callable[[Transaction], None] | None = None, break_glass_confirmed: str | None = None,
 ) -> Gate:
-    """Records a person's decision; `permit` may refuse it inside the transaction that records it.
+    """Records a person's decision (or vote, see `registry.quorum`); `permit` may refuse it inside the transaction.
 
     Raises:
         GateRefused: people do not decide here, or as `registry.gates.decide` says.
@@ -26,7 +26,10 @@ def decide_as_person(
     config = machine.config_of(machine.load_campaign(project, gate.campaign))
     if config.gate.approver != "human" and gate.state == "open":
         raise GateRefused(f"gate {gate.id} is decided by the campaign's {config.gate.approver} approver, not by people")
-    return decide(project.store, gate.id, verdict, actor, digest=digest, reason=reason, permit=permit)
+    return decide(
+        project.store, gate.id, verdict, actor, digest=digest, reason=reason, permit=permit,
+        break_glass_confirmed=break_glass_confirmed,
+    )  # fmt: skip
 
 
 def decline_plan(project: Project, gate: Gate) -> list[str]:

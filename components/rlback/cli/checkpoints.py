@@ -121,6 +121,9 @@ def audit_lines(found: dict[str, Any]) -> list[str]:
         f"started by {found['campaign']['started_by']}",
         f"  source data   md5 {source.get('data_version')}, sha256 {str(source.get('sha256'))[:12]}",
     ]
+    for b in found["break_glass"]:
+        alone = f"{b['candidate']} approved alone by {b['by']} at gate {b['gate']}"
+        lines.append(f"  BREAK-GLASS   {alone}, {b['time'][:16]}: {b['reason']}")
     for key, value in found["campaign"]["inputs"].items():
         lines.append(f"  {key:<13} {value['path']}, sha256 {value['sha256'][:12]}")
     if frozen:

@@ -51,6 +51,11 @@ def console(options: argparse.Namespace) -> int:
         guard, host=options.host, port=options.port, log_level="warning", access_log=False, server_header=False,
         proxy_headers=False, lifespan="off", limit_concurrency=100, timeout_keep_alive=5, ws="none",
     )  # fmt: skip
+    from rlback.orchestration.delivering import Deliverer
+
+    deliverer = Deliverer(project, lambda line: print(line, file=sys.stderr, flush=True))
+    guard.console.kick = deliverer.kick  # type: ignore[attr-defined]
+    deliverer.start()
     try:
         uvicorn.Server(config).run()
     except KeyboardInterrupt:
@@ -58,6 +63,8 @@ def console(options: argparse.Namespace) -> int:
     except SystemExit:
         where = f"{options.host} port {options.port}"
         raise ConfigError(f"{where} cannot be listened on", remedy="choose another with --port") from None
+    finally:
+        deliverer.stop()
     return 0
 
 

@@ -21,7 +21,7 @@ every day:   rlback status               what waits for whom
              rlback gate show ID         the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
-             rlback console              label, decide and go back in a browser
+             rlback up                   a browser, Prefect and MLflow for all of it; decisions start what they allow
 """
 
 
@@ -104,6 +104,15 @@ def build() -> argparse.ArgumentParser:
         _actor(act, "approver")
         _json(act)
 
+    act = acts.add_parser("break-glass", help="in an emergency: approve alone, past four eyes and quorum; everybody sees it")
+    act.set_defaults(function="people:gate_break_glass")
+    act.add_argument("id")
+    act.add_argument("--digest", required=True, help="of the evidence you saw (at least its first 12 digits)")
+    act.add_argument("--reason", required=True, help="the emergency, in 20 characters or more")
+    act.add_argument("--confirm", default="", metavar="SENTENCE", help="the sentence it asks for")
+    _actor(act, "approver")
+    _json(act)
+
     study = verb("study", "", "methods compared over many seeds on controlled worlds")
     claims.add(study.add_subparsers(dest="act", metavar="ACT", required=True))
 
@@ -151,6 +160,23 @@ def build() -> argparse.ArgumentParser:
         "--name", action="append", default=[], metavar="HOST[:PORT]", help="another host name it answers to, as browsers say it"
     )
     _json(console)
+
+    outbox = verb("outbox", "", "what is to be told to the outside: flow runs to start, webhooks")
+    acts = outbox.add_subparsers(dest="act", metavar="ACT", required=True)
+    act = acts.add_parser("deliver", help="deliver what is due now (the console and `rlback up` do it by themselves)")
+    act.set_defaults(function="notices:deliver")
+    _json(act)
+    act = acts.add_parser("list", help="what waits, what was given up, and why")
+    act.set_defaults(function="notices:listing")
+    _json(act)
+
+    up = verb("up", "up:up", "Prefect, MLflow, a worker and the console together, on this machine, until Ctrl-C")
+    up.add_argument("--only", metavar="NAMES", help="some of prefect,mlflow,worker,console, with commas")
+    for name, port in (("prefect", 4200), ("mlflow", 5000), ("console", 8700)):
+        up.add_argument(f"--{name}-port", type=int, default=port, metavar="N", help=f"default: {port}")
+    up.add_argument("--every", type=float, default=180.0, metavar="SECONDS", help="how often campaigns are looked after (180)")
+    up.add_argument("--at-once", type=int, default=1, metavar="N", help="how many campaigns are carried on at once (1)")
+    _json(up)
 
     users = verb("users", "", "who may use the console, and for what")
     acts = users.add_subparsers(dest="act", metavar="ACT", required=True)

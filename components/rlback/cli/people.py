@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from rlback.cli.output import actor_of, next_command, say
+
+if TYPE_CHECKING:
+    from rlback.project import Project
+    from rlback.registry.gates import Gate
 
 
 def label(options: argparse.Namespace) -> int:
@@ -25,7 +30,10 @@ def label(options: argparse.Namespace) -> int:
         return 0
     done, left = label_batch(project.store, batches[0], actor_of(options))
     say(f"{done} labels given, {left} left in {batches[0]}.")
-    next_command("rlback advance" if left == 0 else "rlback label")
+    if left == 0:
+        _carry_on(project, "")
+    else:
+        next_command("rlback label")
     return 0
 
 
@@ -79,9 +87,53 @@ def gate_decide(options: argparse.Namespace) -> int:
     project, actor = find_project(), actor_of(options)
     gate = decide_as_person(project, options.id, options.verdict, actor, digest=options.digest, reason=options.reason)
     if options.json:
+        from rlback.ledger.outbox import PREFECT
+        from rlback.orchestration.delivering import deliver_due
+
+        deliver_due(project, only=PREFECT)
         print(json.dumps({"gate": gate.id, "state": gate.state, "decision": gate.decision}))
         return 0
     say(f"{actor.name} recorded: {options.verdict} at gate {gate.id} on evidence {gate.digest[:12]}.")
-    next_command(f"rlback advance {gate.campaign}")
+    if gate.state == "open":
+        return _votes(project, gate)
+    _carry_on(project, gate.campaign)
     sys.stdout.flush()
     return 0
+
+
+def _votes(project: Project, gate: Gate) -> int:
+    """Says what is still needed at a gate that takes several approvals."""
+    from rlback.registry.quorum import standing
+
+    found = standing(project.store, gate.id, gate.campaign, gate.round, gate.digest)
+    say(f"Not decided yet: {', '.join(found['missing'])}." if found else "Not decided yet.")
+    return 0
+
+
+def gate_break_glass(options: argparse.Namespace) -> int:
+    """Approves alone."""
+    from rlback.campaign.deciding import decide_as_person
+    from rlback.project import find_project
+
+    project, actor = find_project(), actor_of(options)
+    gate = decide_as_person(
+        project, options.id, "approve", actor, digest=options.digest, reason=options.reason,
+        break_glass_confirmed=options.confirm,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps({"gate": gate.id, "state": gate.state, "break_glass": True}))
+        return 0
+    say(f"{actor.name} broke the glass at gate {gate.id}: approved alone, on record where everybody sees it.")
+    _carry_on(project, gate.campaign)
+    return 0
+
+
+def _carry_on(project: Project, campaign: str) -> None:
+    """Starts the flow run that this makes possible where `rlback up` runs; else says the command that does it."""
+    from rlback.ledger.outbox import PREFECT
+    from rlback.orchestration.delivering import deliver_due
+
+    if any(done["state"] == "delivered" for done in deliver_due(project, only=PREFECT)):
+        say("A flow run that carries it on is started.")
+    else:
+        next_command(f"rlback advance {campaign}".strip())

@@ -67,6 +67,8 @@ def tree_in_words(method: Data) -> str:
         end = f", back to {visible(back[r['round']], 60)}" if r["round"] in back else ""
         start, candidate = visible(r["start"], 60), visible(r["candidate"], 60)
         told.append(f"round {r['round']} from {start} to {candidate}: {visible(r['decision'], 20)}{end}.")
+    for move in method.get("by_hand", ()):
+        told.append(f"By hand back from {visible(move['from'], 60)} to {visible(move['to'], 60)}.")
     return " ".join(told)
 
 
@@ -121,6 +123,12 @@ def _back(points: str, x: float, y: float) -> str:
     """A dashed return line that ends in an arrow head pointing up at (x, y)."""
     head = f'<path class="no" d="M{x:.1f} {y:.1f}l-4.5 9h9z" fill="currentColor"/>'
     return f'<g class="back">{path(points + f"V{y + 8:.1f}", "no", 1.8, dash="6 4")}{head}</g>'
+
+
+def _by_hand(method: Data, nodes: Mapping[str, _Node]) -> list[tuple[_Node, _Node]]:
+    """Rollbacks by hand between checkpoints on the trunk, as (from, to), the oldest first."""
+    pairs = [(nodes.get(move["from"]), nodes.get(move["to"])) for move in method.get("by_hand", ())]
+    return [(a, b) for a, b in pairs if a is not None and b is not None and a.trunk and b.trunk and a is not b]
 
 
 def _out(d: str, decision: str) -> str:
@@ -230,6 +238,14 @@ def _draw_right(base: Data, method: Data, y: float, pitch: float) -> tuple[list[
         for k, (line, cls, bold) in enumerate(words):
             things.append(text(node.x, first + 16 * k, line, cls, anchor="middle", bold=bold))
         things.append("" if node.trunk else _bubble(node, r["decision"]))
+    for start, target in _by_hand(method, nodes):
+        # Below all else, so that it crosses no candidate; into the left half of the pill, away from the loops.
+        x, from_x, low = target.x - PILL / 4, start.x - PILL / 4, bottom + 6
+        turn = 12 if x > from_x else -12
+        way = f"M{from_x:.1f} {start.y + 15:.1f}V{low - 12:.1f}q0 12 {turn} 12H{x - turn:.1f}q{turn} 0 {turn} -12"
+        lines.append(_back(way, x, target.y + 15))
+        things.append(text((x + from_x) / 2, low - 5, "by hand", "no", anchor="middle"))
+        bottom = low + 18
     things += _trunk_pills(base, method, nodes)
     head = nodes[base["name"]]
     called = "base policy" if held(method, base) != base["name"] else "base policy, held now"
@@ -273,6 +289,12 @@ def _draw_down(base: Data, method: Data, y: float, pitch: float) -> tuple[list[s
             left = PILL + 14 if node.trunk else node.x + 20
             things.append(text(left, node.y - 20 + 15.5 * k, line, cls, bold=bold))
         things.append("" if node.trunk else _bubble(node, r["decision"]))
+    for start, target in _by_hand(method, nodes):
+        edge = PILL + 3
+        way = path(f"M{edge} {start.y - 5:.1f}h5V{target.y + 6:.1f}h-2", "no", 1.8, dash="4 3")
+        head = f'<path class="no" d="M{edge} {target.y + 6:.1f}l6 -4v8z" fill="currentColor"/>'
+        lines.append(f'<g class="back">{way}{head}</g>')
+        things.append(text(PILL + 14, start.y + 36, f"back to {address(target.name, 12)} by hand", "no"))
     things += _trunk_pills(base, method, nodes)
     gold = f", gold {number(base['gold'])}" if base.get("gold") is not None else ""
     now = ", held now" if held(method, base) == base["name"] else ""

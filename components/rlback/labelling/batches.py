@@ -148,8 +148,9 @@ def record_label(
     with store.transaction() as transaction:
         batch = transaction.execute(select(comparisons.c.batch).where(comparisons.c.id == comparison)).scalar()
         if batch is None:
-            raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches")
+            raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches", missing=True)
         campaign = require_open(transaction, batch, annotator)
+        first = transaction.execute(select(labels.c.id).where(labels.c.comparison == comparison).limit(1)).first() is None
         revision = 1 + int(
             transaction.execute(
                 select(func.count())
@@ -164,7 +165,15 @@ def record_label(
             "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
         )  # fmt: skip
+        if first and _unlabelled_count(transaction, batch) == 0:
+            transaction.event("batch.labelled", campaign, annotator, {"batch": batch})
     return revision
+
+
+def _unlabelled_count(transaction: Transaction, batch: str) -> int:
+    given = select(labels.c.id).where(labels.c.comparison == comparisons.c.id).exists()
+    query = select(func.count()).select_from(comparisons).where(comparisons.c.batch == batch, ~given)
+    return int(transaction.execute(query).scalar_one())
 
 
 def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
@@ -175,7 +184,7 @@ def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
     """
     row = transaction.execute(select(batches).where(batches.c.id == batch)).first()
     if row is None:
-        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
+        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones", missing=True)
     if row.annotators != annotator.kind:
         raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
     if _closed(transaction, row.campaign, row.round, row.attempt):

@@ -32,7 +32,7 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
         raise DataError(f"{form[:30]!r} is no form of export", remedy=f"one of {', '.join(FORMS)}")
     row = store.first(select(batches.c.campaign).where(batches.c.id == batch))
     if row is None:
-        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
+        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones", missing=True)
     items = {item.id: item for item in stored(store, batch)}
     given = store.rows(
         select(labels, *(column for column in label_details.c if column.name != "label"))

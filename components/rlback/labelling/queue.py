@@ -90,7 +90,7 @@ def show_again(store: Store, comparison: str, annotator: Actor) -> Shown:
     """Leases the annotator one comparison by name, with the sides as they saw them before."""
     item = stored_one(store, comparison)
     if item is None:
-        raise DataError(f"there is no comparison {comparison[:80]}", remedy="go back to the label page")
+        raise DataError(f"there is no comparison {comparison[:80]}", remedy="go back to the label page", missing=True)
     with store.transaction() as transaction:
         require_open(transaction, item.batch, annotator)
         left, moment = _lease(transaction, comparison, annotator, time.time()), time.time()

@@ -33,6 +33,14 @@ sessions = Table(
     Column("expires", Float, nullable=False),
 )
 
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", String, primary_key=True),
+    Column("subject", String, primary_key=True),  # the provider's own name for the person, which never changes
+    Column("user", ForeignKey("users.name"), nullable=False, unique=True),
+)
+
 tokens = Table(
     "tokens",
     metadata,
@@ -87,7 +95,7 @@ guidelines = Table(
     Column("time", String, nullable=False),
 )
 
-TABLES = (users, sessions, tokens, failures, showings, label_details, guidelines)
+TABLES = (users, identities, sessions, tokens, failures, showings, label_details, guidelines)
 APPEND_ONLY = ("label_details", "guidelines")
 
 

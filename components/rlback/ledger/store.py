@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inse
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from rlback.errors import LedgerError
-from rlback.ledger import tables
+from rlback.ledger import gate_tables, outbox, tables
 from rlback.ledger.chain import GENESIS, Event, event_hash
 from rlback.ledger.heads import Heads
 from rlback.records import Actor, canonical_json
@@ -53,6 +53,8 @@ class Transaction:
         digest = event_hash(*fields)
         names = ("seq", "time", "kind", "subject", "actor", "actor_kind", "payload", "previous")
         self.execute(insert(tables.events).values(**dict(zip(names, fields, strict=True)), hash=digest))
+        if kind in outbox.NOTIFIED:
+            self.execute(insert(outbox.messages).values(seq=seq, kind=kind, subject=subject, created=fields[1], fanned=0))
         self.head = (seq, digest)
         return Event(*fields[:6], payload=payload, previous=previous, hash=digest)
 
@@ -83,11 +85,7 @@ class Store:
             with self._begin() as connection:
                 tables.metadata.create_all(connection)
                 for name in tables.APPEND_ONLY:
-                    for verb in ("UPDATE", "DELETE"):
-                        connection.exec_driver_sql(
-                            f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-                            f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
-                        )
+                    _append_only(connection, name)
                 connection.exec_driver_sql(
                     f"INSERT OR IGNORE INTO meta (key, value) VALUES ('schema', '{tables.SCHEMA_VERSION}')"
                 )
@@ -96,6 +94,18 @@ class Store:
                 f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
                 remedy="use the version of rlback that wrote it",
             )
+        if not self._has_later_tables():
+            with self._begin() as connection:
+                later = [*outbox.TABLES, *gate_tables.TABLES]
+                tables.metadata.create_all(connection, tables=later, checkfirst=True)
+                for name in gate_tables.APPEND_ONLY:
+                    _append_only(connection, name)
+
+    def _has_later_tables(self) -> bool:
+        """Whether the tables are there that a database made by an earlier version lacks."""
+        query = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'votes_no_delete'"
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql(query).first() is not None
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -176,6 +186,14 @@ class Store:
     def close(self) -> None:
         """Closes every connection."""
         self.engine.dispose()
+
+
+def _append_only(connection: Connection, table: str) -> None:
+    for verb in ("UPDATE", "DELETE"):
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        )
 
 
 def _engine(url: str | URL) -> Engine:

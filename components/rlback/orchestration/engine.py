@@ -1,7 +1,7 @@
-"""How the CLI asks Prefect to carry a campaign on. Outside flows/ the only place that knows Prefect.
+"""How the CLI asks Prefect to carry a campaign on.
 
-With `PREFECT_API_URL` set, flow runs are reported to that server. Otherwise a server of our own runs on a
-loopback port for as long as it is needed; its database lies in the project, and it ends with this process even
+With `PREFECT_API_URL` set, or while `rlback up` runs, flow runs are reported to that server. Otherwise a server of
+our own runs on a loopback port for as long as it is needed; its database lies in the project, and it ends with this process even
 when that is killed.
 """
 
@@ -26,6 +26,7 @@ from typing import Any
 from rlback.campaign import machine
 from rlback.campaign.plan import Finished, Step
 from rlback.errors import StageError
+from rlback.orchestration.running import answers, prefect_api
 from rlback.project import Project
 
 START_SECONDS = 120
@@ -80,6 +81,14 @@ def server(project: Project) -> Iterator[Callable[[], None]]:
     if configured:
         ours = configured == os.environ.get(STARTED_BY_US)
         yield partial(_require_answer, configured, None) if ours else _nothing
+        return
+    running = prefect_api(project)
+    if running is not None and answers(f"{running}/health"):
+        os.environ["PREFECT_API_URL"] = running
+        try:
+            yield _nothing
+        finally:
+            del os.environ["PREFECT_API_URL"]
         return
     process, url = _start(project)
     os.environ["PREFECT_API_URL"] = os.environ[STARTED_BY_US] = url
@@ -149,6 +158,14 @@ def ending_with(parent: int) -> Any:
             os._exit(1)
 
     return tie
+
+
+def die_with(variable: str) -> None:
+    """Ties this process's life to its parent, where `variable` says that the parent is the one that serves."""
+    served_by = os.environ.get(variable)
+    tie = ending_with(int(served_by)) if served_by and served_by.isdigit() and os.getppid() == int(served_by) else None
+    if tie is not None:
+        tie()
 
 
 def _free_port() -> int:

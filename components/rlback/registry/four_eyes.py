@@ -46,7 +46,7 @@ def require(transaction: Transaction, gate: str, campaign: str, round_: int, app
     Raises:
         NotPermitted: says which of the two it is.
     """
-    if approver.kind != "human" or not _accounts(transaction):
+    if approver.kind != "human" or not accounts_exist(transaction):
         return
     why = objection(transaction.execute, campaign, round_, approver.name)
     if why is not None:
@@ -59,7 +59,8 @@ def objection_now(store: Store, campaign: str, round_: int, approver: str) -> st
         return objection(connection.execute, campaign, round_, approver)
 
 
-def _accounts(transaction: Transaction) -> bool:
+def accounts_exist(transaction: Transaction) -> bool:
+    """Whether names are those of accounts, and not only claimed."""
     if not inspect(transaction.connection).has_table(users.name):
         return False  # the database was made before there were accounts
     return transaction.execute(select(users.c.name)).first() is not None

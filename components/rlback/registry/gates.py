@@ -14,7 +14,7 @@ from rlback.errors import GateRefused
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import decisions, gates
 from rlback.records import Actor, canonical_json, digest_of
-from rlback.registry import four_eyes
+from rlback.registry import break_glass, four_eyes, quorum
 
 GateVerdict = Literal["approve", "decline", "more-labels"]
 STATE_AFTER: dict[str, str] = {"approve": "approved", "decline": "declined", "more-labels": "more-labels"}
@@ -66,7 +66,7 @@ def find_gate(store: Store, id_: str) -> Gate:
     if row is None:
         waiting = [r.id for r in store.rows(select(gates.c.id).where(gates.c.state == "open"))]
         remedy = f"open gates: {', '.join(waiting)}" if waiting else "no gate is open now; see `rlback status`"
-        raise GateRefused(f"there is no gate {id_}", remedy=remedy)
+        raise GateRefused(f"there is no gate {id_}", remedy=remedy, missing=True)
     decision = store.first(select(decisions).where(decisions.c.gate == id_))
     return Gate(
         row.id, row.campaign, row.round, row.attempt, row.state, json.loads(row.evidence), row.evidence_digest,
@@ -82,11 +82,13 @@ def open_gates(store: Store) -> list[Gate]:
 
 def decide(
     store: Store, id_: str, verdict: GateVerdict, approver: Actor, *, digest: str, reason: str,
-    permit: Callable[[Transaction], None] | None = None,
+    permit: Callable[[Transaction], None] | None = None, break_glass_confirmed: str | None = None,
 ) -> Gate:
     """Records a decision on the evidence with this digest (all 64 digits, or at least the first 12).
 
-    `permit` may refuse it inside the transaction, by an error of its own.
+    `permit` may refuse it inside the transaction, by an error of its own. Where the campaign asks for several
+    approvals, one of them is a vote, and the gate stays open until the last one (`quorum`). With the sentence that
+    `break_glass` asks for, an approval goes past four eyes and quorum.
 
     Raises:
         NotPermitted: it is an approval by one's own hand; see `four_eyes`.
@@ -102,6 +104,13 @@ def decide(
             "would be decided on",
             remedy=f"look again: rlback gate show {id_}",
         )
+    alone = break_glass_confirmed is not None
+    if break_glass_confirmed is not None:
+        if verdict != "approve":
+            raise GateRefused(f"a {verdict} needs no glass broken", remedy="decide at the gate itself")
+        break_glass.check_words(gate.evidence["candidate"]["address"], reason, break_glass_confirmed)
+    more: dict[str, Any] = {}
+    decides = True
     try:
         with store.transaction() as transaction:
             state = transaction.execute(select(gates.c.state).where(gates.c.id == id_)).scalar_one()
@@ -109,23 +118,39 @@ def decide(
                 raise _already(store, id_, state)
             if permit is not None:
                 permit(transaction)
-            if verdict == "approve":
+            if alone:
+                candidate = gate.evidence["candidate"]
+                break_glass.record(transaction, id_, gate.campaign, candidate, approver, reason.strip())
+                more = {"break_glass": True}
+            elif verdict == "approve":
                 four_eyes.require(transaction, id_, gate.campaign, gate.round, approver)
-            transaction.execute(
-                insert(decisions).values(
-                    gate=id_, verdict=verdict, approver=approver.name, approver_kind=approver.kind,
-                    reason=reason.strip(), evidence_digest=gate.digest, time=now(),
-                )
-            )  # fmt: skip
-            transaction.execute(update(gates).where(gates.c.id == id_).values(state=STATE_AFTER[verdict]))
-            transaction.event(
-                "gate.decided", gate.campaign, approver,
-                {"gate": id_, "round": gate.round, "verdict": verdict, "reason": reason.strip(),
-                 "evidence": gate.digest},
-            )  # fmt: skip
+                rules = quorum.rules_of(transaction.execute, gate.campaign) if approver.kind == "human" else []
+                if rules:
+                    quorum.vote(transaction, id_, gate.campaign, gate.round, gate.digest, approver, reason.strip())
+                    voters = quorum.counting(transaction.execute, id_, gate.campaign, gate.round, gate.digest)
+                    decides = not quorum.missing(rules, voters)
+                    more = {"approved_by": sorted(user.name for user in voters)}
+            if decides:
+                _record(transaction, gate, verdict, approver, reason.strip(), more)
     except IntegrityError:
         raise _already(store, id_, "decided") from None
     return find_gate(store, id_)
+
+
+def _record(
+    transaction: Transaction, gate: Gate, verdict: str, approver: Actor, reason: str, more: dict[str, Any]
+) -> None:
+    transaction.execute(
+        insert(decisions).values(
+            gate=gate.id, verdict=verdict, approver=approver.name, approver_kind=approver.kind, reason=reason,
+            evidence_digest=gate.digest, time=now(),
+        )
+    )  # fmt: skip
+    transaction.execute(update(gates).where(gates.c.id == gate.id).values(state=STATE_AFTER[verdict]))
+    transaction.event(
+        "gate.decided", gate.campaign, approver,
+        {"gate": gate.id, "round": gate.round, "verdict": verdict, "reason": reason, "evidence": gate.digest, **more},
+    )  # fmt: skip
 
 
 def expire(transaction: Transaction, id_: str, campaign: str, actor: Actor, reason: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, comparisons, gates, labels, stages
 from rlback.project import Project
+from rlback.registry.break_glass import broken
 from rlback.registry.gates import find_gate
 from rlback.registry.operations import Version, get_version, list_aliases
 
@@ -45,6 +46,7 @@ def audit(project: Project, version: Version) -> dict[str, Any]:
         "libraries": version.lineage.get("libraries"),
         "data": _data(store, version),
         "reward_model": _reward_model(store, version),
+        "break_glass": [b for b in broken(store) if b["candidate"] in {v.address for v in path}],
         "parents": [
             {"checkpoint": v.address, "digest": v.digest, "status": v.status, "round": v.round} for v in path[1:]
         ],

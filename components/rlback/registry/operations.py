@@ -78,7 +78,7 @@ def get_version(store: Store, policy: str, version: int) -> Version:
     """
     row = store.first(_query().where(versions.c.policy == policy, versions.c.version == version))
     if row is None:
-        raise RegistryError(f"there is no {policy}@{version}", remedy="`rlback registry list` shows what there is")
+        raise RegistryError(f"there is no {policy}@{version}", remedy="`rlback registry list` shows what there is", missing=True)
     return _version(row)
 
 
@@ -293,16 +293,32 @@ def roll_back(
     return plan
 
 
-def deploy(project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str) -> int | None:
+def require_deployable(project: Project, target: Version) -> None:
+    """Refuses what `deploy` would refuse; its files are read.
+
+    Raises:
+        RegistryError, CheckpointError: see `deploy`.
+    """
+    _require_deployable(project.store, target)
+    check_files(project, target)
+
+
+def deploy(
+    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str,
+    permit: Callable[[Transaction], None] | None = None,
+) -> int | None:
     """Moves `deployed` to an approved version; returns the version deployed before.
+
+    `permit` may refuse it inside the transaction, by an error of its own.
 
     Raises:
         RegistryError: it is not approved, or a simulated approver passed it.
         CheckpointError: its files do not match its digest.
     """
-    _require_deployable(project.store, target)
-    check_files(project, target)
+    require_deployable(project, target)
     with project.store.transaction() as transaction:
+        if permit is not None:
+            permit(transaction)
         status = transaction.execute(
             select(versions.c.status).where(
                 versions.c.policy == target.policy, versions.c.version == target.version

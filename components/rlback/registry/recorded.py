@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 
 from rlback.ledger.chain import Event
+from rlback.ledger.gate_tables import votes
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, comparisons, decisions, gates, labels, stages, versions
 from rlback.records import digest_of
@@ -132,6 +133,15 @@ def _decisions(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
         yield Finding(f"gate {gate}", "the ledger has a decision that the table has lost", REMEDY)
 
 
+def _votes(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    given = {
+        (e.payload["gate"], e.actor): {"reason": e.payload["reason"], "evidence_digest": e.payload["evidence"]}
+        for e in recorded
+        if e.kind == "gate.voted"
+    }
+    yield from compare(store.rows(select(votes)), lambda row: (row.gate, row.approver), given, "vote")
+
+
 def _versions(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     """What a version is, and the status it was given last."""
     expected: dict[str, dict[str, Any]] = {}
@@ -203,6 +213,7 @@ ROW_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
     "stages": _stages,
     "gates": _gates,
     "decisions": _decisions,
+    "votes": _votes,
     "versions": _versions,
     "labels": _labels,
     "aliases": _aliases,

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import inspect, select
 
 from rlback.ledger.chain import Event
-from rlback.ledger.console_tables import label_details, users
+from rlback.ledger.console_tables import identities, label_details, users
 from rlback.ledger.store import Store
 from rlback.ledger.tables import labels
 from rlback.records import digest_of
@@ -43,6 +43,15 @@ def _users(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             yield Finding(f"user {row.name}", "its password is not the one that was set", REMEDY)
 
 
+def _identities(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """Whom each account is tied to at a provider."""
+    expected = {
+        (e.payload["issuer"], e.payload["subject"]): {"user": e.payload["user"]} for e in recorded if e.kind == "user.tied"
+    }
+    rows = store.rows(select(identities)) if _held(store, identities.name) else []
+    yield from compare(rows, lambda row: (row.issuer, row.subject), expected, "identity")
+
+
 def _details(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     """Choice, strength, flags and rationale of each label given in the console."""
     expected = {
@@ -67,4 +76,6 @@ def _held(store: Store, table: str) -> bool:
     return inspect(store.engine).has_table(table)
 
 
-PEOPLE_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {"users": _users, "label details": _details}
+PEOPLE_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
+    "users": _users, "identities": _identities, "label details": _details,
+}  # fmt: skip

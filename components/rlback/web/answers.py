@@ -29,6 +29,11 @@ SAID = {
     "label": "Saved.",
     "undone": "The last label is taken back.",
     "rolled-back": "Rolled back, and on record.",
+    "voted": "Your approval is on record; the gate waits for others.",
+    "glass": "Approved alone, and on record where everybody sees it.",
+    "deployed": "Deployed, and on record.",
+    "started": "The flow run is started.",
+    "cancelled": "The flow run is told to end.",
     "guideline": "The new version of the guideline is saved.",
 }
 

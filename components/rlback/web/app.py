@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from rlback import __version__
+from rlback.accounts.oidc import read_provider
 from rlback.errors import RlbackError
 from rlback.ledger.console_tables import prepare
 from rlback.project import Project, full_disk
@@ -24,17 +25,21 @@ from rlback.web import (
     pages_home,
     pages_label,
     pages_ledger,
+    pages_oidc,
     pages_quality,
+    pages_release,
+    pages_runs,
     pages_timeline,
 )
 from rlback.web.answers import environment, error_page
+from rlback.web.bodies import document
 from rlback.web.guard import Guard
 from rlback.web.refusals import Refused, status_of
 from rlback.web.visit import Console
 
 ROOMS = (
     pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
-    pages_quality,
+    pages_quality, pages_runs, pages_release, pages_oidc,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -46,9 +51,10 @@ def make_app(project: Project, *, port: int = 8700, names: tuple[str, ...] = (),
         title="Rollback RLHF console", version=__version__, docs_url=None, redoc_url=None,
         description="Every page is also JSON: ask for application/json, or put .json behind its path.",
     )  # fmt: skip
-    app.state.console = Console(project, setup_code or secrets.token_urlsafe(9), environment())
+    app.state.console = Console(project, setup_code or secrets.token_urlsafe(9), environment(), read_provider(project.root))
     for room in ROOMS:
         app.include_router(room.router)
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     app.mount("/static", StaticFiles(directory=app.state.console.root / "static"))
     app.add_exception_handler(RlbackError, _ours)
     app.add_exception_handler(HTTPException, _http)

@@ -50,7 +50,9 @@ def sign_in_form(request: Request) -> Response:
         return RedirectResponse("/setup", 303)
     if visit.user is not None:
         return RedirectResponse("/", 303)
-    return page(request, "sign_in.html", "Sign in", {"signed_in": False})
+    provider = visit.console.provider
+    data = {"signed_in": False, "provider": provider.settings.label if provider else None}
+    return page(request, "sign_in.html", "Sign in", data)
 
 
 @router.post("/sign-in", summary="Open a session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from fastapi import APIRouter, Request
@@ -12,12 +13,17 @@ from starlette.responses import Response
 
 from rlback.accounts.users import list_users
 from rlback.campaign import machine
+from rlback.campaign.deadlines import deadline_of
 from rlback.campaign.deciding import decide_as_person, decline_plan
 from rlback.labelling.batches import batch_id
 from rlback.ledger.tables import gates, stages
 from rlback.records import seed_of
+from rlback.registry import quorum
+from rlback.registry.break_glass import broken
+from rlback.registry.difference import difference
 from rlback.registry.four_eyes import LABEL_SHARE, objection_now
 from rlback.registry.gates import Gate, GateVerdict, find_gate
+from rlback.registry.operations import resolve
 from rlback.web.answers import done, page
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
@@ -65,7 +71,9 @@ def show(request: Request, id_: str) -> Response:
         "approver_kind": approver, "may_decide": visit.may("decide") and approver == "human", "objection": why,
         "could_approve": could_approve(visit, gate) if gate.state == "open" and approver == "human" else [],
         "label_share": LABEL_SHARE, "decline_plan": decline_plan(visit.project, gate) if gate.state == "open" else [],
-        "reason_chars": REASON_CHARS,
+        "reason_chars": REASON_CHARS, **rules(visit, gate), "difference": _difference(visit, gate),
+        "glass": next((b for b in broken(visit.store) if b["gate"] == gate.id), None),
+        "may_break_glass": visit.may("break-glass") and gate.state == "open" and approver == "human",
     }  # fmt: skip
     return page(request, "gate.html", f"Gate {gate.id}", data)
 
@@ -85,8 +93,29 @@ def decide(request: Request, id_: str, sent: Sent) -> Response:
         visit.project, id_, cast(GateVerdict, verdict), user.actor, digest=digest,
         reason=sent.one("reason", most=REASON_CHARS), permit=visit.still("decide"),
     )  # fmt: skip
-    body = {"gate": gate.id, "state": gate.state, "decision": _decision(gate), "next": f"rlback advance {gate.campaign}"}
-    return done(request, body, f"/gates/{gate.id}", verdict)
+    visit.console.kick()
+    body = {
+        "gate": gate.id, "state": gate.state, "decision": _decision(gate), "next": f"rlback advance {gate.campaign}",
+        **rules(visit, gate),
+    }  # fmt: skip
+    return done(request, body, f"/gates/{gate.id}", "voted" if gate.state == "open" else verdict)
+
+
+def rules(visit: Visit, gate: Gate) -> dict[str, Any]:
+    """How many approvals of whom are needed and given, and when a decision is overdue."""
+    due = deadline_of(visit.project, gate)
+    config = machine.config_of(machine.load_campaign(visit.project, gate.campaign)).gate
+    return {
+        "quorum": quorum.standing(visit.store, gate.id, gate.campaign, gate.round, gate.digest),
+        "deadline": due and due.isoformat(timespec="minutes"), "overdue": due is not None and datetime.now(UTC) > due,
+        "on_deadline": config.on_deadline if due else None,
+    }  # fmt: skip
+
+
+def _difference(visit: Visit, gate: Gate) -> list[dict[str, Any]]:
+    """What made the candidate, against what made the checkpoint it would replace."""
+    old, new = (resolve(visit.store, gate.evidence[side]["address"]) for side in ("start", "candidate"))
+    return difference(visit.project, old, new)
 
 
 def verdict_table(visit: Visit, gate: Gate) -> list[dict[str, Any]]:

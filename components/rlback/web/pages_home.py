@@ -14,6 +14,7 @@ from rlback.campaign.plan import Finished, Recorded, Step, attempts, stages_of_r
 from rlback.campaign.standing import running_line
 from rlback.evaluation.svg import FIGURE_CSS
 from rlback.project import Project
+from rlback.registry.break_glass import broken
 from rlback.registry.four_eyes import objection_now
 from rlback.registry.gates import find_gate
 from rlback.registry.operations import get_version, list_aliases, list_versions
@@ -37,6 +38,7 @@ def home(request: Request) -> Response:
     data = {
         "policies": policies(visit) if visit.may("look") else [],
         "campaigns": campaigns if visit.may("look") else [],
+        "broken": broken(visit.store) if visit.may("look") else [],
         "waiting_for_you": [w for c in campaigns if (w := for_you(visit, c))][:3],
     }
     return page(request, "home.html", "Loop", data)

@@ -44,6 +44,7 @@ def timeline(request: Request, policy: str, on: str = "") -> Response:
         "on": on,
         "held_then": _held_on(policy, events, on) if on else None,
         "may_roll_back": visit.may("roll-back"),
+        "may_deploy": visit.may("deploy"),
     }
     return page(request, "timeline.html", f"Policy {policy}", data, **_figures(visit, policy))
 
@@ -53,7 +54,7 @@ def plan(request: Request, policy: str, number: int) -> Response:
     """The plan, made by the operation itself without moving anything; files are checked against the digest."""
     visit = visit_of(request)
     visit.require("look")
-    target = get_version(visit.store, policy, _version(number))
+    target = get_version(visit.store, policy, version_number(number))
     lines, refused = _dry_run(visit, target)
     data = {
         "checkpoint": target.address, "digest": target.digest, "status": target.status, "plan": lines, "refused": refused,
@@ -67,17 +68,19 @@ def go_back(request: Request, policy: str, number: int, sent: Sent) -> Response:
     """Takes a reason, and the checkpoint's address typed out as confirmation."""
     visit = visit_of(request)
     user = visit.require("roll-back")
-    target = get_version(visit.store, policy, _version(number))
+    target = get_version(visit.store, policy, version_number(number))
     if sent.one("confirm", most=200).strip() != target.address:
         raise Refused(422, f"to confirm, type {target.address}", remedy="type the checkpoint's address exactly")
     done_ = roll_back(
         visit.project, MlflowStore(visit.project.root), target, user.actor, sent.one("reason", most=REASON_CHARS),
         permit=visit.still("roll-back"),
     )  # fmt: skip
+    visit.console.kick()
     return done(request, {"target": target.address, "digest": target.digest, "plan": done_}, f"/policies/{policy}", "rolled-back")
 
 
-def _version(number: int) -> int:
+def version_number(number: int) -> int:
+    """A version's number from an address; refused where there can be none of it."""
     if not 0 < number < 10**9:
         raise Refused(404, "there is no such version", remedy="the policy's page lists those there are")
     return number
@@ -150,7 +153,8 @@ def _figures(visit: Visit, policy: str) -> dict[str, str]:
         rounds += _waiting_round(visit, policy, name, recorded, len(rounds))
         if rounds:
             base = base or {"name": f"{policy}@{recorded[(0, 'base', 1)]['version']}", "gold": None}
-            methods[name] = {**figures, "label": name, "gold": None, "rounds": rounds, "curve": []}
+            by_hand = _by_hand(visit, policy)
+            methods[name] = {**figures, "label": name, "gold": None, "rounds": rounds, "curve": [], "by_hand": by_hand}
     if base is None:
         return {"tree_wide": "", "tree_narrow": ""}
     data = {"base": base, "methods": methods}
@@ -158,6 +162,15 @@ def _figures(visit: Visit, policy: str) -> dict[str, str]:
         "tree_wide": tree_figure(data, width=900, uid="tree-wide"),
         "tree_narrow": tree_figure(data, width=340, uid="tree-narrow"),
     }
+
+
+def _by_hand(visit: Visit, policy: str) -> list[dict[str, str]]:
+    """Rollbacks that a person made of the policy itself, for the drawing."""
+    return [
+        {"from": f"{policy}@{e.payload['from']}", "to": f"{policy}@{e.payload['to']}"}
+        for e in visit.store.events(policy)
+        if e.kind == "rolled-back" and "reason" in e.payload and e.payload.get("policy") == policy and e.payload.get("from")
+    ]
 
 
 def _waiting_round(visit: Visit, policy: str, campaign: str, recorded: Recorded, settled: int) -> list[dict[str, Any]]:

@@ -43,10 +43,10 @@ STATUS: tuple[tuple[type[RlbackError], int], ...] = (
 
 
 def status_of(error: RlbackError) -> int:
-    """The status for one of our errors. Something that is not there is 404 whatever kind of error says so."""
+    """The status for one of our errors; 404 where the error says that what was asked for is not there."""
     if isinstance(error, Refused):
         return error.status
-    if error.message.startswith(("there is no ", "no such ")):
+    if error.missing:
         return 404
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 

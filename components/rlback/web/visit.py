@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Depends, Request
 
+from rlback.accounts.oidc import Provider
 from rlback.accounts.sessions import csrf_of, session_user, token_user
 from rlback.accounts.users import User, count_users
 from rlback.ledger.console_tables import users as users_table
@@ -24,13 +26,15 @@ VISIT_COOKIE = "rlback_visit"
 FIELDS = 100
 
 
-@dataclass(frozen=True)
+@dataclass
 class Console:
-    """What the running console knows: its project, and the code that makes the first admin."""
+    """What the running console knows: its project, the code that makes the first admin, and whom to tell of news."""
 
     project: Project
     setup_code: str
     templates: Any
+    provider: Provider | None = None
+    kick: Callable[[], None] = lambda: None  # looks into the outbox at once
 
     @cached_property
     def root(self) -> Path:

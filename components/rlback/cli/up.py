@@ -1,0 +1,88 @@
+"""`rlback up`: Prefect, MLflow, a worker and the console in one command, until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from typing import Any
+
+from rlback.cli.output import next_command, say
+from rlback.errors import ConfigError
+
+
+def up(options: argparse.Namespace) -> int:
+    """Starts the services, prints where they answer, and ends them all when it ends."""
+    from rlback.ledger.console_tables import prepare
+    from rlback.orchestration.running import forget_services, write_services
+    from rlback.orchestration.services import NAMES, Watch, check_port, make_services
+    from rlback.project import find_project
+
+    project = find_project()
+    only = _only(options.only, NAMES)
+    ports = {name: getattr(options, f"{name}_port") for name in ("prefect", "mlflow", "console")}
+    _require_different({name: port for name, port in ports.items() if name in only})
+    if not 5 <= options.every <= 86_400:
+        raise ConfigError(f"--every {options.every:g} is not between 5 and 86400 seconds")
+    if options.at_once < 1:
+        raise ConfigError("--at-once is at least 1")
+    with project.lock("up", "rlback up"):
+        for name, port in ports.items():
+            if name in only:
+                check_port(name, port)
+        project.require_space()
+        prepare(project.store)
+        project.store.close()
+        services = make_services(project, only, ports, every=options.every, at_once=options.at_once)
+
+        def tell(name: str, what: str) -> None:
+            print(f"{name:<8} {what}", file=sys.stderr, flush=True)
+
+        watch = Watch(project, services, tell)
+        before = {number: signal.signal(number, watch.stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            write_services(project, {s.name: {"url": s.url} for s in services if s.url})
+            if watch.start():
+                addresses = {s.name: {"url": s.url, "pid": s.process.pid} for s in services if s.process}
+                write_services(project, addresses)
+                _print(addresses, str(project.logs), options.json)
+                watch.watch()
+        finally:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C does not leave half of them behind
+            watch.end()
+            forget_services(project)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    print("all of them are ended; nothing recorded is lost", file=sys.stderr)
+    return 0
+
+
+def _only(asked: str | None, names: tuple[str, ...]) -> list[str]:
+    if asked is None:
+        return list(names)
+    wanted = [name.strip() for name in asked.split(",") if name.strip()]
+    unknown = next((name for name in wanted if name not in names), None)
+    if unknown is not None or not wanted:
+        raise ConfigError(f"--only: {unknown or 'nothing'} is no service", remedy=f"services: {', '.join(names)}")
+    return [name for name in names if name in wanted]
+
+
+def _require_different(ports: dict[str, int]) -> None:
+    for name, port in ports.items():
+        twin = next((other for other, at in ports.items() if other != name and at == port), None)
+        if twin is not None:
+            raise ConfigError(f"{name} and {twin} cannot both have port {port}", remedy=f"give one another: --{twin}-port N")
+
+
+def _print(addresses: dict[str, Any], logs: str, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"services": addresses, "logs": logs}), flush=True)
+        return
+    for name, at in addresses.items():
+        say(f"{name:<8} {at['url'] or 'serves the deployments carry-on and tend'}")
+    say(f"Logs are in {logs}. Ctrl-C ends them all; nothing recorded is lost.")
+    if "console" in addresses:
+        next_command("rlback users add NAME --role admin   # before the first sign-in, in another terminal")
+    sys.stdout.flush()

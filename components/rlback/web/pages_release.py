@@ -1,0 +1,88 @@
+"""What is rare and weighs much: deploying a checkpoint, and approving alone in an emergency. A page of its own each."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from rlback.campaign.deciding import decide_as_person
+from rlback.errors import RlbackError
+from rlback.registry.break_glass import LEAST_REASON, sentence
+from rlback.registry.gates import find_gate
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import deploy, get_version, list_aliases, require_deployable
+from rlback.web.answers import done, page
+from rlback.web.pages_timeline import REASON_CHARS, version_number
+from rlback.web.refusals import Refused
+from rlback.web.visit import Sent, visit_of
+
+router = APIRouter()
+
+
+@router.get("/policies/{policy}/{number}/deploy", summary="What deploying a checkpoint would do (a dry run)")
+def deploy_plan(request: Request, policy: str, number: int) -> Response:
+    """Whether it can be deployed, with its files checked now, and what is deployed instead of it today."""
+    visit = visit_of(request)
+    visit.require("look")
+    target = get_version(visit.store, policy, version_number(number))
+    refused = None
+    try:
+        require_deployable(visit.project, target)
+    except RlbackError as error:
+        refused = error.message
+    held = list_aliases(visit.store, policy).get("deployed")
+    data = {
+        "checkpoint": target.address, "digest": target.digest, "status": target.status, "refused": refused,
+        "deployed": f"{policy}@{held}" if held is not None else None, "may_deploy": visit.may("deploy"),
+        "reason_chars": REASON_CHARS,
+    }  # fmt: skip
+    return page(request, "deploy.html", f"Deploy {target.address}", data)
+
+
+@router.post("/policies/{policy}/{number}/deploy", summary="Deploy a checkpoint")
+def deploy_now(request: Request, policy: str, number: int, sent: Sent) -> Response:
+    """Takes a reason, and the checkpoint's address typed out as confirmation."""
+    visit = visit_of(request)
+    user = visit.require("deploy")
+    target = get_version(visit.store, policy, version_number(number))
+    if sent.one("confirm", most=200).strip() != target.address:
+        raise Refused(422, f"to confirm, type {target.address}", remedy="type the checkpoint's address exactly")
+    reason = sent.one("reason", most=REASON_CHARS).strip()
+    if not reason:
+        raise Refused(422, "a deployment needs a reason", remedy="say why")
+    was = deploy(
+        visit.project, MlflowStore(visit.project.root), target, user.actor, reason, permit=visit.still("deploy")
+    )
+    visit.console.kick()
+    body = {"deployed": target.address, "digest": target.digest, "before": f"{policy}@{was}" if was is not None else None}
+    return done(request, body, f"/policies/{policy}", "deployed")
+
+
+@router.get("/gates/{id_}/break-glass", summary="What approving alone in an emergency means, and what it takes")
+def glass(request: Request, id_: str) -> Response:
+    """The sentence to type; who sees it afterwards."""
+    visit = visit_of(request)
+    visit.require("break-glass")
+    gate = find_gate(visit.store, id_)
+    candidate = gate.evidence["candidate"]["address"]
+    data = {
+        "gate": gate.id, "state": gate.state, "candidate": candidate, "digest": gate.digest, "sentence": sentence(candidate),
+        "least_reason": LEAST_REASON, "reason_chars": REASON_CHARS,
+    }  # fmt: skip
+    return page(request, "break_glass.html", f"Break the glass at {gate.id}", data)
+
+
+@router.post("/gates/{id_}/break-glass", summary="Approve alone in an emergency, past four eyes and quorum")
+def break_it(request: Request, id_: str, sent: Sent) -> Response:
+    """`digest` in full, `reason`, and `confirm`: the sentence typed out. It is shown on the start page from then on."""
+    visit = visit_of(request)
+    user = visit.require("break-glass")
+    digest = sent.one("digest", most=64)
+    if len(digest) != 64:
+        raise Refused(422, "the digest of the evidence has 64 digits", remedy="send the one the gate's page shows")
+    gate = decide_as_person(
+        visit.project, id_, "approve", user.actor, digest=digest, reason=sent.one("reason", most=REASON_CHARS),
+        permit=visit.still("break-glass"), break_glass_confirmed=sent.one("confirm", most=300),
+    )  # fmt: skip
+    visit.console.kick()
+    return done(request, {"gate": gate.id, "state": gate.state, "break_glass": True}, f"/gates/{gate.id}", "glass")

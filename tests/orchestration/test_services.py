@@ -1,0 +1,162 @@
+"""`rlback up` with real processes: what it starts answers, what it ends is gone, what is killed is carried on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlback.__main__ import main
+from rlback.campaign import machine
+from rlback.campaign.context import load_recorded
+from rlback.config import check_config
+from rlback.errors import StageError
+from rlback.orchestration.running import running_services, write_services
+from rlback.orchestration.services import Service, Watch
+from rlback.project import Project
+from rlback.records import Actor
+from rlback.registry.gates import open_gates
+from tests.conftest import changed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def living(root: Path) -> list[int]:
+    """Processes that belong to a project, by their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"RLBACK_PROJECT={root}\0".encode() in entry.read_bytes() + b"\0":
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def until(holds, seconds: float, what: str):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.2)
+    pytest.fail(f"{what} did not come about in {seconds} s")
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("RLBACK_PROJECT", str(project.root))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return project
+
+
+def service(project: Project, name: str, code: str) -> Service:
+    environment = {**os.environ, "RLBACK_PROJECT": str(project.root)}
+    return Service(name, [sys.executable, "-c", code], environment, "", lambda: True, project.logs / f"{name}.log")
+
+
+def test_a_taken_port_is_named_with_what_to_do(here, capsys):
+    """Before anything is started."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["up", "--only", "console", "--console-port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert f"port {port} for console is taken" in said
+    assert "--console-port N" in said
+    assert living(here.root) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--only", "consoul"], "consoul is no service"), (["--only", "worker"], "needs a Prefect server"),
+     (["--mlflow-port", "4200"], "cannot both have port 4200"), (["--every", "0"], "is not between")],
+)  # fmt: skip
+def test_what_cannot_be_started_is_refused(here, capsys, options, said):
+    assert main(["up", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_service_that_dies_is_named_and_the_rest_is_ended(here):
+    """With the last lines of its log; and what another one started goes too, though it ignores a polite signal."""
+    stubborn = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); time.sleep(60)"
+    )
+    services = [
+        service(here, "good", stubborn), service(here, "bad", "import time; print('no disk'); time.sleep(2); raise SystemExit(3)")
+    ]  # fmt: skip
+    watch = Watch(here, services, lambda name, what: None)
+    import rlback.orchestration.services as room
+
+    before, room.END_S = room.END_S, 1.0
+    try:
+        with pytest.raises(StageError, match=r"(?s)bad ended by itself with status 3.*no disk"):
+            watch.start()
+            watch.watch()
+    finally:
+        watch.end()
+        room.END_S = before
+    until(lambda: living(here.root) == [], 5, "the end of all processes")
+
+
+def test_what_a_dead_process_noted_counts_no_more(here):
+    """The note of a killed `rlback up` names services that are gone."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    write_services(here, {"prefect": {"url": "http://127.0.0.1:9/"}})
+    assert running_services(here) == {"prefect": {"url": "http://127.0.0.1:9/"}}
+    noted = here.state / "services.json"
+    noted.write_text(noted.read_text().replace(str(os.getpid()), str(ended.pid)))
+    assert running_services(here) == {}
+
+
+def up(project: Project, port: int) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    command = [sys.executable, "-m", "rlback", "up", "--only", "prefect,worker", "--prefect-port", str(port), "--json"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_stage_loses_no_campaign(here, capsys):
+    """kill -9 in the middle of training, started again: it reaches the gate; a decision starts the next run at once."""
+    config = check_config(
+        changed(
+            name="person", rounds=2, gate={"approver": "human"},
+            optimise={"steps": 120, "prompts_per_step": 16, "checkpoint_every": 0},
+        ), "tiny",
+    )  # fmt: skip
+    name, port = machine.start(here, config, Actor("ada", "human")), free_port()
+    first = up(here, port)
+    told = json.loads(first.stdout.readline())
+    progress = here.state / "progress" / f"{name}.json"
+    until(lambda: progress.exists() and '"stage": "optimise"' in progress.read_text(), 90, "a training")
+    os.kill(told["services"]["worker"]["pid"], signal.SIGKILL)
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 8
+    assert "worker was ended by signal 9" in said
+    assert living(here.root) == [os.getpid()] or set(living(here.root)) <= {os.getpid()}
+    assert (1, "optimise", 1) not in load_recorded(here, name)
+    second = up(here, port)
+    try:
+        assert json.loads(second.stdout.readline())["services"]["prefect"]["url"] == f"http://127.0.0.1:{port}/"
+        gate = until(lambda: open_gates(here.store), 120, "the gate")[0]
+        assert main(["gate", "decline", gate.id, "--digest", gate.digest, "--reason", "no better", "--as", "eve"]) == 0
+        assert "A flow run that carries it on is started." in capsys.readouterr().out
+        until(lambda: (1, "settle", 1) in load_recorded(here, name), 60, "the rollback")
+    finally:
+        second.send_signal(signal.SIGTERM)
+        _, said = second.communicate(timeout=30)
+    assert second.returncode == 0, said
+    until(lambda: set(living(here.root)) <= {os.getpid()}, 5, "the end of all processes")

@@ -1,0 +1,100 @@
+"""Deploying, and the glass, in the browser; the difference at a gate; rollbacks by hand in the tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlback.accounts.users import add_user
+from rlback.records import Actor
+from rlback.registry.gates import find_gate
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import get_version, list_aliases, roll_back
+from tests.web.conftest import PASSWORD
+
+GATE = "writer.r3"
+
+
+@pytest.fixture
+def sos(story, as_):
+    add_user(story.store, "sos", PASSWORD, ["emergency"], Actor("root", "human"))
+    return as_("sos")
+
+
+def test_an_approved_checkpoint_is_deployed_with_a_reason_and_its_name_typed(as_, story):
+    """As `rlback deploy` does it; a base or declined one is refused with what stands against it."""
+    oli = as_("oli")
+    assert oli.twin("/policies/writer/2/deploy")["refused"] is None
+    for fields, status in (({"confirm": "writer@1", "reason": "x"}, 422), ({"confirm": "writer@2"}, 422)):
+        assert oli.fill("/policies/writer/2/deploy", fields).status_code == status
+    assert "deployed" not in list_aliases(story.store, "writer")
+    answer = oli.fill("/policies/writer/2/deploy", {"confirm": "writer@2", "reason": "best so far"})
+    assert answer.json()["deployed"] == "writer@2", answer.text
+    assert list_aliases(story.store, "writer")["deployed"] == 2
+    for number, word in ((1, "is base"), (3, "is declined")):
+        assert word in oli.twin(f"/policies/writer/{number}/deploy")["refused"]
+        refused = oli.fill(f"/policies/writer/{number}/deploy", {"confirm": f"writer@{number}", "reason": "x"})
+        assert refused.status_code == 409
+    assert as_("max").fill("/policies/writer/2/deploy", {"confirm": "writer@2", "reason": "x"}).status_code == 403
+
+
+def test_what_a_simulated_approver_passed_is_not_deployed(finished, tmp_path):
+    """The page says by whom it was passed."""
+    from rlback.ledger.console_tables import prepare
+    from rlback.web.app import make_app
+    from tests.web.conftest import BASE, Browser
+
+    prepare(finished.store)
+    add_user(finished.store, "oli", PASSWORD, ["operator", "admin"], Actor("root", "human"))
+    approved = next((a for a in (2, 3) if get_version(finished.store, "policy", a).status == "approved"), None)
+    if approved is None:
+        pytest.skip("the tiny campaign approved nothing")
+    browser = Browser(make_app(finished), base_url=BASE)
+    browser.fill("/sign-in", {"name": "oli", "password": PASSWORD}, page="/sign-in")
+    assert "simulated approver" in browser.twin(f"/policies/policy/{approved}/deploy")["refused"]
+    fields = {"confirm": f"policy@{approved}", "reason": "x"}
+    assert browser.fill(f"/policies/policy/{approved}/deploy", fields).status_code == 409
+
+
+def test_the_glass_is_broken_on_a_page_of_its_own_and_seen_everywhere(sos, as_, story):
+    """Wrong words and a short reason change nothing; afterwards home, gate, checkpoint and ledger say it."""
+    page = sos.twin(f"/gates/{GATE}/break-glass")
+    fields = {"digest": page["digest"], "confirm": page["sentence"], "reason": "the deployed one leaks addresses"}
+    assert sos.fill(f"/gates/{GATE}/break-glass", {**fields, "reason": "urgent"}).status_code == 409
+    assert sos.fill(f"/gates/{GATE}/break-glass", {**fields, "confirm": "yes"}).status_code == 409
+    assert find_gate(story.store, GATE).state == "open"
+    assert sos.fill(f"/gates/{GATE}/decision", {"verdict": "approve", "digest": page["digest"]}).status_code == 403
+    assert sos.fill(f"/gates/{GATE}/break-glass", fields).status_code == 200
+    assert find_gate(story.store, GATE).state == "approved"
+    eve = as_("eve")
+    assert eve.twin("/")["broken"][0]["by"] == "sos"
+    for path in ("/", f"/gates/{GATE}", "/checkpoints/writer@4"):
+        assert "leaks addresses" in eve.get(path).text
+    assert eve.twin("/ledger?kind=gate.break-glass")["matching"] == 1
+
+
+@pytest.mark.parametrize("name", ["eve", "root", "oli"])
+def test_nobody_else_breaks_it(as_, name):
+    """Neither approver nor admin has the permission by that role."""
+    browser = as_(name)
+    assert browser.get(f"/gates/{GATE}/break-glass", headers={"accept": "application/json"}).status_code == 403
+    assert browser.fill(f"/gates/{GATE}/break-glass", {"digest": "0" * 64}).status_code == 403
+
+
+def test_the_gate_says_what_differs(as_):
+    """The reward model was fitted anew; configuration and libraries are as before."""
+    rows = as_("eve").twin(f"/gates/{GATE}")["difference"]
+    parts = {row["part"]: [] for row in rows}
+    for row in rows:
+        if row["key"] is not None:
+            parts[row["part"]].append(row["key"])
+    assert "digest" in parts["reward model"]
+    assert parts["configuration"] == parts["libraries"] == []
+
+
+def test_a_rollback_by_hand_is_in_the_tree(as_, story):
+    """Drawn and said."""
+    target = get_version(story.store, "writer", 1)
+    roll_back(story, MlflowStore(story.root), target, Actor("oli", "human"), "a complaint")
+    page = as_("oli").get("/policies/writer").text
+    assert "By hand back from writer@2 to writer@1" in page
+    assert ">by hand</text>" in page
