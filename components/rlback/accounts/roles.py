@@ -9,8 +9,8 @@ from rlback.errors import ConfigError
 #: role -> permissions. `look` is everything that could tell an annotator which checkpoint wrote what.
 ROLES: dict[str, frozenset[str]] = {
     "annotator": frozenset({"label"}),
-    "approver": frozenset({"look", "decide", "roll-back", "guideline"}),
-    "operator": frozenset({"look", "roll-back"}),
+    "approver": frozenset({"look", "decide", "roll-back", "guideline", "quarantine"}),
+    "operator": frozenset({"look", "roll-back", "quarantine"}),
     "auditor": frozenset({"look", "verify"}),
     "admin": frozenset({"look", "verify", "users", "guideline"}),
 }

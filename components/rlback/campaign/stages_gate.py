@@ -12,12 +12,14 @@ from sqlalchemy import select, update
 from rlback.campaign.context import Context, StageResult, completions_of
 from rlback.campaign.plan import attempts
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
-from rlback.labelling.batches import Label, Stored, counting_labels, labels_digest, stored
+from rlback.labelling.batches import Label, Stored, counting_labels, given, labels_digest, stored
+from rlback.labelling.quarantines import in_force
 from rlback.ledger.store import Transaction
-from rlback.ledger.tables import campaigns
+from rlback.ledger.tables import campaigns, gates
 from rlback.records import SYSTEM, Actor, Comparison, digest_of, seed_of
 from rlback.registry.gates import decide, find_gate, gate_id, open_gate
 from rlback.registry.operations import decline, get_version, promote
+from rlback.registry.quarantine import supersede_if_changed
 
 SAMPLES_SHOWN = 10
 SIMULATED_APPROVER = Actor("sim-approver", "simulated")
@@ -36,6 +38,9 @@ def run_evaluate(context: Context) -> StageResult:
 
     def record(transaction: Transaction) -> None:
         open_gate(transaction, context.campaign, context.step.round, context.step.attempt, evidence, SYSTEM)
+        # Labels may have gone into quarantine while the candidate was measured.
+        opened = transaction.rows(select(gates).where(gates.c.id == id_))[0]
+        supersede_if_changed(transaction, opened, SYSTEM, "labels changed while the candidate was measured")
 
     # Gold stands beside the evidence, never in it: an approver does not see what only a simulation knows.
     output = {"gate": id_, "evidence_digest": digest_of(evidence), "measured": measured}
@@ -57,6 +62,7 @@ def _evidence(context: Context) -> dict[str, Any]:
             "count": len(labels),
             "digest": labels_digest(labels),
             "annotators": sorted({label.annotator for label in labels}),
+            **_set_aside(context, labels),
         },
         "rule": {"statistic": "win_rate", "at_least": context.config.gate.win_rate},
         "statistics": statistics_,
@@ -64,14 +70,34 @@ def _evidence(context: Context) -> dict[str, Any]:
     }
 
 
+def _set_aside(context: Context, counted: Sequence[Label]) -> dict[str, Any]:
+    """What of this round is in quarantine, by whom and why; nothing where none is, so that such evidence is as ever."""
+    store, kept = context.project.store, {(label.comparison, label.annotator) for label in counted}
+    found: dict[int, dict[str, Any]] = {}
+    held = in_force(store)
+    for batch in _batches(context):
+        for comparison, annotator in given(store, batch):
+            one = held.over(annotator, batch, comparison)
+            if one is not None and (comparison, annotator) not in kept:
+                entry = found.setdefault(
+                    one.id, {"annotator": annotator, "labels": 0, "reason": one.reason, "by": one.by, "quarantine": one.id}
+                )
+                entry["labels"] += 1
+    return {"quarantined": [found[number] for number in sorted(found)]} if found else {}
+
+
+def _batches(context: Context) -> list[str]:
+    """The batches of this round so far, in order."""
+    recorded = [context.recorded.get((context.step.round, "label", n)) for n in range(1, context.step.attempt + 1)]
+    return [output["batch"] for output in recorded if output is not None]
+
+
 def _labelled(context: Context) -> tuple[dict[str, Stored], list[Label]]:
     items: dict[str, Stored] = {}
     labels: list[Label] = []
-    for attempt in range(1, context.step.attempt + 1):
-        output = context.recorded.get((context.step.round, "label", attempt))
-        if output is not None:
-            items |= {item.id: item for item in stored(context.project.store, output["batch"])}
-            labels += counting_labels(context.project.store, output["batch"])
+    for batch in _batches(context):
+        items |= {item.id: item for item in stored(context.project.store, batch)}
+        labels += counting_labels(context.project.store, batch)
     return items, labels
 
 
@@ -181,6 +207,9 @@ def run_decide(context: Context) -> StageResult:
         reason = f"win rate {observed['value']:.2f} over {observed['n']} labels is {sign} {threshold:.2f}"
         verdict = "approve" if passed else "decline"
         gate = decide(store, gate.id, verdict, SIMULATED_APPROVER, digest=gate.digest, reason=reason)
+    if gate.state == "superseded":
+        reason = "labels behind its evidence went into quarantine or came out of it"
+        return StageResult({"gate": gate.id, "verdict": "superseded", "reason": reason})
     if gate.decision is None:
         return StageResult({"gate": gate.id, "verdict": "expired", "reason": "the policy was rolled back meanwhile"})
     keys = ("verdict", "approver", "approver_kind", "reason", "evidence_digest")

@@ -20,6 +20,7 @@ from rlback.labelling.batches import (
     stored,
     write_labels,
 )
+from rlback.labelling.quarantines import newest_row
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import batches
 from rlback.records import SYSTEM, Actor, Comparison, seed_of
@@ -138,11 +139,15 @@ def run_snapshot(context: Context) -> StageResult:
         )
     ]
     temporary = directory / ".labels.new"
+    # Which labels are in quarantine is settled here; the fit that follows goes by the same row.
+    until = newest_row(store)
     with temporary.open("wb") as handle:
-        write_labels(store, ids, handle.write)
+        write_labels(store, ids, handle.write, until=until)
     temporary.replace(directory / "labels.jsonl")
     version = snapshot.freeze(context.project.root, directory)
     output = {**asdict(version), "path": context.project.relative(directory), "batches": ids}
+    if until:
+        output["quarantine"] = until
 
     def record(transaction: Transaction) -> None:
         transaction.event(

@@ -190,13 +190,16 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
     from rlback.models.conversations import prompt_ids
     from rlback.training.reward import TokenPair
 
+    frozen = [round_ for (round_, stage, _) in context.recorded if stage == "snapshot"]
+    # As of the newest snapshot: what is in quarantine since then leaves the next one.
+    until = context.output("snapshot", max(frozen)).get("quarantine", 0) if frozen else None
     pairs, counts = [], {"a": 0, "b": 0, "tie": 0, "skip": 0}
     for (round_, stage, attempt), output in sorted(context.recorded.items()):
         if stage != "label" or round_ > context.step.round:
             continue
         del attempt
         by_id = {item.id: item.comparison for item in stored(context.project.store, output["batch"])}
-        for label in counting_labels(context.project.store, output["batch"]):
+        for label in counting_labels(context.project.store, output["batch"], until=until):
             counts[label.verdict] += 1
             item = by_id[label.comparison]
             if label.verdict == "skip" or not (item.a.ids and item.b.ids) or item.a.ids == item.b.ids:

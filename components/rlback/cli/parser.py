@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlback import __version__
+from rlback.cli.label_verbs import add_label_verbs
 from rlback.errors import RlbackError
 
 EPILOG = """\
@@ -130,6 +131,8 @@ def build() -> argparse.ArgumentParser:
     verify = verb("verify", "checkpoints:verify", "check the ledger's chain, and that registry, files and data agree")
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
+
+    add_label_verbs(verb, _actor, _json, _reason)
 
     export = verb("export", "console:export", "the labels of a batch as JSON lines")
     export.add_argument("batch", help="as `rlback status` names it: CAMPAIGN.rN")

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import func, insert, select
 
 from rlback.errors import DataError
+from rlback.labelling.quarantines import counts, in_force
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
 from rlback.records import Actor, Comparison, Completion, Verdict, canonical_json, digest_of
@@ -106,8 +107,11 @@ def _stored(row: Any) -> Stored:
 
 
 def unlabelled(store: Store, batch: str, annotator: str | None = None) -> list[Stored]:
-    """Comparisons of a batch that nobody (or that this annotator) has labelled yet, in order."""
-    given = select(labels.c.comparison)
+    """Comparisons of a batch that nobody (or that this annotator) has labelled yet, in order.
+
+    A label in quarantine is as good as none.
+    """
+    given = select(labels.c.comparison).where(counts(batch))
     if annotator is not None:
         given = given.where(labels.c.annotator == annotator)
     rows = store.rows(
@@ -119,11 +123,11 @@ def unlabelled(store: Store, batch: str, annotator: str | None = None) -> list[S
 
 
 def open_count(store: Store, batch: str) -> int:
-    """How many comparisons of a batch have no label at all."""
+    """How many comparisons of a batch have no label that counts."""
     query = (
         select(func.count())
         .select_from(comparisons)
-        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(select(labels.c.comparison)))
+        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(select(labels.c.comparison).where(counts(batch))))
     )
     return int(store.rows(query)[0][0])
 
@@ -231,20 +235,35 @@ def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) 
     return transaction.execute(query).first() is not None
 
 
-def counting_labels(store: Store, batch: str) -> list[Label]:
-    """The newest label of each annotator on each comparison of a batch, in order of position and annotator."""
-    rows = store.rows(
+def counting_labels(where: Store | Transaction, batch: str, *, until: int | None = None) -> list[Label]:
+    """The newest label of each annotator on each comparison of a batch, in order of position and annotator.
+
+    Labels in quarantine are left out; `until` says as of which row of the quarantines.
+    """
+    rows = where.rows(
         select(labels, comparisons.c.position)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .where(comparisons.c.batch == batch)
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
+    held = in_force(where, until)
     newest: dict[tuple[str, str], Label] = {}
     for row in rows:
         newest[(row.comparison, row.annotator)] = Label(
             row.comparison, row.annotator, row.annotator_kind, row.verdict, row.left_side, row.time
         )
-    return list(newest.values())
+    return [label for label in newest.values() if held.over(label.annotator, batch, label.comparison) is None]
+
+
+def given(store: Store, batch: str) -> list[tuple[str, str]]:
+    """Who has labelled what in a batch, in quarantine or not: (comparison, annotator), once each."""
+    query = (
+        select(labels.c.comparison, labels.c.annotator)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .where(comparisons.c.batch == batch)
+        .distinct()
+    )
+    return [(row.comparison, row.annotator) for row in store.rows(query)]
 
 
 def labels_digest(items: Sequence[Label]) -> str:
@@ -252,16 +271,18 @@ def labels_digest(items: Sequence[Label]) -> str:
     return digest_of([[x.comparison, x.annotator, x.verdict, x.left_side] for x in items])
 
 
-def write_labels(store: Store, batch_ids: Sequence[str], write: Callable[[bytes], object]) -> str:
+def write_labels(
+    store: Store, batch_ids: Sequence[str], write: Callable[[bytes], object], *, until: int | None = None
+) -> str:
     """Writes every counting label of some batches as JSON lines; returns the SHA-256 of the bytes written.
 
     A line holds the comparison in full, so that the file alone is enough to fit a reward model. Times are
-    left out: the same labels give the same bytes.
+    left out: the same labels give the same bytes. `until` as in `counting_labels`.
     """
     sha = hashlib.sha256()
     for batch in batch_ids:
         by_id = {item.id: item for item in stored(store, batch)}
-        for label in counting_labels(store, batch):
+        for label in counting_labels(store, batch, until=until):
             item = by_id[label.comparison].comparison
             line = dumps(
                 {

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from rlback.errors import DataError
 from rlback.labelling.batches import Stored, stored
+from rlback.labelling.quarantines import in_force
 from rlback.ledger.console_tables import label_details
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, comparisons, labels
@@ -42,14 +43,19 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
     newest = {(r.comparison, r.annotator): r.revision for r in given}
+    held = in_force(store)
     lines: list[dict[str, Any]] = []
-    counts = {"labels": len(newest), "decisive": 0, "tie": 0, "skip": 0, "empty": 0}
+    counts = {"labels": len(newest), "decisive": 0, "tie": 0, "skip": 0, "empty": 0, "quarantined": 0}
     for label in given:
         counting = newest[label.comparison, label.annotator] == label.revision
+        over = held.over(label.annotator, batch, label.comparison)
+        if counting and over is not None:
+            counts["quarantined"] += 1
+            counting = False
         if counting:
             counts["decisive" if label.verdict in ("a", "b") else label.verdict] += 1
         if form == "raw":
-            lines.append(_raw(items[label.comparison], label, counting))
+            lines.append({**_raw(items[label.comparison], label, counting), "quarantine": over and over.id})
         elif counting and label.verdict in ("a", "b"):
             item = items[label.comparison].comparison
             if item.a.text.strip() and item.b.text.strip():

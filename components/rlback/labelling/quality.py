@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from rlback.labelling.quarantines import in_force
 from rlback.ledger.console_tables import label_details
 from rlback.ledger.store import Store
 from rlback.ledger.tables import comparisons, labels
@@ -38,6 +39,7 @@ class Rating:
     left: str
     seconds: float | None
     flags: tuple[str, ...]
+    quarantine: int | None = None  # the one it is in
 
 
 def ratings(store: Store, batch: str) -> list[Rating]:
@@ -49,20 +51,24 @@ def ratings(store: Store, batch: str) -> list[Rating]:
         .where(comparisons.c.batch == batch)
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
+    held = in_force(store)
     newest: dict[tuple[str, str], Rating] = {}
     for row in rows:
         category = "both-bad" if row.choice == "both-bad" else row.verdict
         strength = row.strength if row.choice is not None else MILD.get(row.verdict)
         flags = tuple(json.loads(row.flags)) if row.flags else ()
+        over = held.over(row.annotator, batch, row.comparison)
         newest[row.comparison, row.annotator] = Rating(
-            row.comparison, row.annotator, row.annotator_kind, row.verdict, category, strength, row.left_side, row.seconds, flags
-        )
+            row.comparison, row.annotator, row.annotator_kind, row.verdict, category, strength, row.left_side, row.seconds,
+            flags, over and over.id,
+        )  # fmt: skip
     return list(newest.values())
 
 
 def quality(store: Store, batch: str) -> dict[str, Any]:
-    """Everything the page shows, as plain values."""
-    given = ratings(store, batch)
+    """Everything the page shows, as plain values. Labels in quarantine are in an annotator's row and nowhere else."""
+    everything = ratings(store, batch)
+    given = [rating for rating in everything if rating.quarantine is None]
     nominal = _units(given, "category")
     ordinal = _units(given, "strength")
     seed = seed_of(batch, "agreement")
@@ -72,13 +78,14 @@ def quality(store: Store, batch: str) -> dict[str, Any]:
             by_comparison[rating.comparison].append(rating)
     return {
         "labels": len(given),
+        "quarantined": len(everything) - len(given),
         "comparisons": len({r.comparison for r in given}),
         "twice": sum(len(unit) >= 2 for unit in nominal),
         "alpha_nominal": asdict(with_interval(nominal, lambda units: alpha(units, "nominal"), seed)),
         "alpha_ordinal": asdict(with_interval(ordinal, lambda units: alpha(units, "ordinal", SCALE), seed)),
         "percent": asdict(with_interval(nominal, percent_agreement, seed)),
         "categories": dict(sorted(Counter(r.category for r in given).items())),
-        "annotators": [_annotator(given, by_comparison, name) for name in sorted({r.annotator for r in given})],
+        "annotators": [_annotator(everything, by_comparison, name) for name in sorted({r.annotator for r in everything})],
         "pairs": _pairs(given),
         "contested": _contested(by_comparison),
     }
@@ -108,6 +115,7 @@ def _annotator(given: list[Rating], by_comparison: Mapping[str, list[Rating]], n
         "annotator": name,
         "kind": own[0].kind,
         "labels": len(own),
+        "quarantined": sum(r.quarantine is not None for r in own),
         "skips": sum(r.category == "skip" for r in own),
         "ties": sum(r.category == "tie" for r in own),
         "flags": sum(len(r.flags) for r in own),

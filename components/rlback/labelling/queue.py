@@ -22,6 +22,7 @@ from rlback.errors import DataError
 from rlback.labelling.batches import Stored, record_label, require_open, stored_one
 from rlback.labelling.choices import Judgement, judged
 from rlback.labelling.guidelines import current_version
+from rlback.labelling.quarantines import counts, in_force
 from rlback.ledger.console_tables import label_details, showings
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
@@ -70,10 +71,11 @@ def next_shown(store: Store, batch: str, annotator: Actor, without: Sequence[str
     `without` are comparisons they have in hand. With `second`, one that others have labelled and they have not.
 
     Raises:
-        DataError: there is no such batch, people do not label it, or it is closed.
+        DataError: there is no such batch, people do not label it, it is closed, or the annotator is in quarantine.
     """
     with store.transaction() as transaction:
         require_open(transaction, batch, annotator)
+        _require_counted(transaction, batch, annotator)
         moment = time.time()
         id_ = _held(transaction, batch, annotator, without, moment, second) or _free(
             transaction, batch, annotator, without, moment, second
@@ -187,6 +189,16 @@ def progress(store: Store, batch: str, annotator: Actor) -> Progress:
     )
 
 
+def _require_counted(transaction: Transaction, batch: str, annotator: Actor) -> None:
+    """Nobody is given work that would count for nothing."""
+    held = in_force(transaction).over(annotator.name, batch, "")
+    if held is not None:
+        raise DataError(
+            f"your labels{f' in {batch}' if held.batch else ''} are in quarantine since {held.time[:10]}, and new ones would be",
+            remedy=f"ask {held.by}, who put them there",
+        )
+
+
 class _Repeated(Exception):
     """The same submission was stored while this one was on its way."""
 
@@ -224,7 +236,7 @@ def _open_to(batch: str, annotator: Actor, without: Sequence[str], second: bool)
     undone = select(label_details.c.label).where(label_details.c.choice == "undo")
     mine = select(labels.c.comparison).where(labels.c.id.in_(newest), labels.c.id.not_in(undone))
     anybody = select(labels.c.comparison).where(
-        labels.c.annotator != annotator.name, labels.c.verdict != "skip" if second else labels.c.id > 0
+        counts(batch), labels.c.annotator != annotator.name, labels.c.verdict != "skip" if second else labels.c.id > 0
     )
     query = select(comparisons.c.id).where(
         comparisons.c.batch == batch, comparisons.c.id.not_in(mine), comparisons.c.id.not_in(list(without))

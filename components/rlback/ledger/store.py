@@ -7,17 +7,17 @@ waited for half a minute. `RLBACK_DATABASE_URL` may name another SQLAlchemy URL.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, make_url, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from rlback.errors import LedgerError
-from rlback.ledger import tables
+from rlback.ledger import label_tables, tables
 from rlback.ledger.chain import GENESIS, Event, event_hash
 from rlback.ledger.heads import Heads
 from rlback.records import Actor, canonical_json
@@ -30,6 +30,16 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def refuse_changes(connection: Connection, names: Iterable[str]) -> None:
+    """Puts triggers on tables that refuse UPDATE and DELETE; again is no change."""
+    for name in names:
+        for verb in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
+                f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
+            )
+
+
 class Transaction:
     """A write transaction: run statements through `execute`, record what they mean with `event`."""
 
@@ -40,6 +50,11 @@ class Transaction:
     def execute(self, statement: Any, *args: Any) -> Any:
         """Runs one SQLAlchemy statement inside the transaction."""
         return self.connection.execute(statement, *args)
+
+    def rows(self, statement: Any) -> Sequence[Any]:
+        """All rows of a query, as `Store.rows`, seen from inside the transaction."""
+        rows: Sequence[Any] = self.connection.execute(statement).all()
+        return rows
 
     def event(self, kind: str, subject: str, actor: Actor, payload: dict[str, Any]) -> Event:
         """Appends an event to the chain. It becomes visible with the change it stands for, or not at all."""
@@ -82,12 +97,7 @@ class Store:
         if held is None:
             with self._begin() as connection:
                 tables.metadata.create_all(connection)
-                for name in tables.APPEND_ONLY:
-                    for verb in ("UPDATE", "DELETE"):
-                        connection.exec_driver_sql(
-                            f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-                            f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
-                        )
+                refuse_changes(connection, (*tables.APPEND_ONLY, *label_tables.LABEL_APPEND_ONLY))
                 connection.exec_driver_sql(
                     f"INSERT OR IGNORE INTO meta (key, value) VALUES ('schema', '{tables.SCHEMA_VERSION}')"
                 )
@@ -96,6 +106,10 @@ class Store:
                 f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
                 remedy="use the version of rlback that wrote it",
             )
+        elif not all(inspect(self.engine).has_table(table.name) for table in label_tables.LABEL_TABLES):
+            with self._begin() as connection:
+                tables.metadata.create_all(connection, tables=list(label_tables.LABEL_TABLES), checkfirst=True)
+                refuse_changes(connection, label_tables.LABEL_APPEND_ONLY)
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:

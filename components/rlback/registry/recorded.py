@@ -105,8 +105,8 @@ def _gates(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             }  # fmt: skip
         elif event.kind == "gate.decided":
             expected[said["gate"]]["state"] = STATE_AFTER[said["verdict"]]
-        elif event.kind == "gate.expired" and expected[said["gate"]]["state"] == "open":
-            expected[said["gate"]]["state"] = "expired"
+        elif event.kind in ("gate.expired", "gate.superseded") and expected[said["gate"]]["state"] == "open":
+            expected[said["gate"]]["state"] = event.kind.partition(".")[2]
     rows = store.rows(select(gates))
     for row in rows:
         if _digest(row.evidence) != expected.get(row.id, {}).get("evidence_digest"):

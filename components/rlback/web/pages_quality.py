@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from fastapi import APIRouter, Request
 from sqlalchemy import func, select
 from starlette.responses import Response
@@ -9,14 +11,17 @@ from starlette.responses import Response
 from rlback.labelling.batches import stored_one
 from rlback.labelling.exports import export_batch
 from rlback.labelling.quality import quality
+from rlback.labelling.quarantines import REASON_CHARS, list_quarantines
 from rlback.ledger.tables import batches, comparisons, labels, stages
-from rlback.web.answers import page
+from rlback.registry.quarantine import Outcome, lift, put_in
+from rlback.web.answers import done, page
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
 TEXT_CHARS = 1_500
+SCOPES = ("batch", "everywhere", "comparison")
 
 
 @router.get("/batches", summary="Every batch of comparisons, newest first")
@@ -60,8 +65,50 @@ def show(request: Request, batch: str) -> Response:
     found = quality(visit.store, batch)
     for entry in found["contested"]:
         entry |= _texts(visit, entry["comparison"])
-    data = {"batch": batch, "campaign": row.campaign, "round": row.round, "size": row.size, "of": row.annotators, **found}
+    names = {a["annotator"] for a in found["annotators"]}
+    held = [q for q in list_quarantines(visit.store) if q.batch == batch or (not q.batch and q.annotator in names)]
+    data = {
+        "batch": batch, "campaign": row.campaign, "round": row.round, "size": row.size, "of": row.annotators, **found,
+        "quarantines": [{**vars(q), "scope": q.scope} for q in held], "may_quarantine": visit.may("quarantine"),
+        "reason_chars": REASON_CHARS,
+    }  # fmt: skip
     return page(request, "quality.html", f"Batch {batch}", data)
+
+
+@router.post("/batches/{batch}/quarantine", summary="Put labels in quarantine, with a reason")
+def quarantine(request: Request, batch: str, sent: Sent) -> Response:
+    """`annotator`; `scope` batch, everywhere or comparison, which `comparison` then names; `reason`."""
+    visit = visit_of(request)
+    actor = visit.require("quarantine").actor
+    scope, comparison = sent.one("scope", "batch", most=20), ""
+    if scope not in SCOPES:
+        raise Refused(422, f"{scope!r} is no scope of a quarantine", remedy=f"one of {', '.join(SCOPES)}")
+    if scope == "comparison":
+        comparison = sent.one("comparison", most=120)
+        if comparison.rpartition(".")[0] != batch:
+            raise Refused(422, f"comparison {comparison[:80]} is not of batch {batch[:80]}", remedy="copy it from this page")
+    outcome = put_in(
+        visit.store, sent.one("annotator", most=64), actor, sent.one("reason", most=REASON_CHARS),
+        batch=batch if scope == "batch" else "", comparison=comparison, permit=visit.still("quarantine"),
+    )  # fmt: skip
+    return done(request, _told(outcome), f"/batches/{batch}", "quarantined")
+
+
+@router.post("/quarantines/{number}/lift", summary="Lift a quarantine, with a reason: its labels count again")
+def lift_one(request: Request, number: int, sent: Sent) -> Response:
+    """`batch` is the page to go back to."""
+    visit = visit_of(request)
+    actor = visit.require("quarantine").actor
+    outcome = lift(visit.store, number, actor, sent.one("reason", most=REASON_CHARS), permit=visit.still("quarantine"))
+    batch = outcome.quarantine.batch or sent.one("batch", most=120)
+    return done(request, _told(outcome), f"/batches/{quote(batch)}" if batch else "/batches", "lifted")
+
+
+def _told(outcome: Outcome) -> dict[str, object]:
+    return {
+        "quarantine": outcome.quarantine.id, "labels": outcome.labels, "superseded": list(outcome.superseded),
+        "decided": list(outcome.decided),
+    }  # fmt: skip
 
 
 @router.post("/batches/{batch}/export", summary="The labels of a batch as a file: `form` raw, trl or trl-conversational")
