@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from rlback.campaign.context import Context, StageResult, completions_of
 from rlback.campaign.plan import attempts
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
-from rlback.labelling.batches import Label, Stored, counting_labels, given, labels_digest, stored
+from rlback.labelling.batches import HIDDEN, Label, Stored, counting_labels, given, labels_digest, stored
 from rlback.labelling.quarantines import in_force
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns, gates
@@ -31,7 +31,9 @@ def run_evaluate(context: Context) -> StageResult:
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
-    evidence = _evidence(context)
+    items, labels = _labelled(context)
+    margins, scale = _reward_margins(context, items) if items and context.config.fits_reward_models else ({}, 1.0)
+    evidence = _evidence(context, items, labels, margins, scale)
     measured = _measure(context)
     evidence["measured"] = {key: measured[key] for key in ("proxy", "kl_ref", "kl_base", "finished")}
     id_ = gate_id(context.campaign, context.step.round, context.step.attempt)
@@ -44,13 +46,16 @@ def run_evaluate(context: Context) -> StageResult:
 
     # Gold stands beside the evidence, never in it: an approver does not see what only a simulation knows.
     output = {"gate": id_, "evidence_digest": digest_of(evidence), "measured": measured}
-    return StageResult({**output, "statistics": evidence["statistics"]}, record)
+    # For the page of the batch: where people and the reward model part.
+    kept = {"margins": {id_: round(margin, 6) for id_, margin in margins.items()}} if margins else {}
+    return StageResult({**output, "statistics": evidence["statistics"], **kept}, record)
 
 
-def _evidence(context: Context) -> dict[str, Any]:
+def _evidence(
+    context: Context, items: dict[str, Stored], labels: list[Label], margins: dict[str, float], scale: float
+) -> dict[str, Any]:
     start, candidate = context.start, context.candidate
-    items, labels = _labelled(context)
-    statistics_ = _statistics(context, items, labels) if items else {}
+    statistics_ = _statistics(context, items, labels, margins, scale) if items else {}
     return {
         "campaign": context.campaign,
         "round": context.step.round,
@@ -96,12 +101,14 @@ def _labelled(context: Context) -> tuple[dict[str, Stored], list[Label]]:
     items: dict[str, Stored] = {}
     labels: list[Label] = []
     for batch in _batches(context):
-        items |= {item.id: item for item in stored(context.project.store, batch)}
+        items |= {item.id: item for item in stored(context.project.store, batch) if item.comparison.source not in HIDDEN}
         labels += counting_labels(context.project.store, batch)
     return items, labels
 
 
-def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Label]) -> dict[str, Any]:
+def _statistics(
+    context: Context, items: dict[str, Stored], labels: Sequence[Label], margins: dict[str, float], scale: float
+) -> dict[str, Any]:
     def of(source: str) -> list[Label]:
         return [label for label in labels if items[label.comparison].comparison.source == source]
 
@@ -109,7 +116,6 @@ def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Lab
     cross_verdicts, inside_verdicts = ([label.verdict for label in kept] for kept in (cross, inside))
     agreed: dict[str, Any] = dict.fromkeys(("agreement_cross", "agreement_inside", "overclaim"))
     if context.config.fits_reward_models:
-        margins, scale = _reward_margins(context, items)
         cross_margins, inside_margins = ([margins[label.comparison] for label in kept] for kept in (cross, inside))
         agreed = {
             "agreement_cross": asdict(agreement(cross_verdicts, cross_margins)),

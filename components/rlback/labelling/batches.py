@@ -15,10 +15,15 @@ from typing import Any
 from sqlalchemy import func, insert, select
 
 from rlback.errors import DataError
-from rlback.labelling.quarantines import counts, in_force
+from rlback.labelling.quarantines import in_force
+from rlback.labelling.slots import filled, missing, note_label
+from rlback.ledger.label_tables import batch_rules
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
 from rlback.records import Actor, Comparison, Completion, Verdict, canonical_json, digest_of
+
+#: Comparisons that watch over annotators (see `labelling.checks`); their labels count nowhere else.
+HIDDEN = ("gold", "repeat")
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ def add_batch(
     items: Sequence[Comparison],
     annotators: str,
     actor: Actor,
+    overlap: int = 1,
+    shares: tuple[float, float] = (0.0, 0.0),
 ) -> str:
-    """Stores a batch and records it; returns its id."""
+    """Stores a batch and records it; returns its id.
+
+    `overlap` is how many annotators each comparison is for; `shares` those of gold items and repeats.
+    """
     id_ = batch_id(campaign, round_, attempt)
     rows = [
         {
@@ -79,9 +89,16 @@ def add_batch(
         )
     )  # fmt: skip
     transaction.execute(insert(comparisons), rows)
+    rules: dict[str, Any] = {}
+    if overlap > 1 or any(shares):
+        regular = sum(item.source not in HIDDEN for item in items)
+        target = round(regular * overlap / (1 - sum(shares)))
+        rules = {"overlap": overlap, "gold_share": shares[0], "repeat_share": shares[1], "target": target}
+        transaction.execute(insert(batch_rules).values(batch=id_, **rules))
     transaction.event(
-        "batch.created", campaign, actor, {"batch": id_, "round": round_, "size": len(rows), "digest": digest}
-    )
+        "batch.created", campaign, actor,
+        {"batch": id_, "round": round_, "size": len(rows), "digest": digest, **({"rules": rules} if rules else {})},
+    )  # fmt: skip
     return id_
 
 
@@ -107,29 +124,21 @@ def _stored(row: Any) -> Stored:
 
 
 def unlabelled(store: Store, batch: str, annotator: str | None = None) -> list[Stored]:
-    """Comparisons of a batch that nobody (or that this annotator) has labelled yet, in order.
+    """Comparisons of a batch that lack labels (that this annotator might give), in order; checks are left out.
 
-    A label in quarantine is as good as none.
+    A label in quarantine is as good as none, and so is one that was taken back.
     """
-    given = select(labels.c.comparison).where(counts(batch))
-    if annotator is not None:
-        given = given.where(labels.c.annotator == annotator)
-    rows = store.rows(
-        select(comparisons)
-        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(given))
-        .order_by(comparisons.c.position)
-    )
-    return [_stored(row) for row in rows]
+    if annotator is None:
+        waiting = {id_ for id_, left in missing(store, batch).items() if left}
+    else:
+        mine = {id_ for id_, those in filled(store, batch).items() if annotator in those}
+        waiting = {id_ for id_ in missing(store, batch) if id_ not in mine}
+    return [item for item in stored(store, batch) if item.id in waiting]
 
 
 def open_count(store: Store, batch: str) -> int:
-    """How many comparisons of a batch have no label that counts."""
-    query = (
-        select(func.count())
-        .select_from(comparisons)
-        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(select(labels.c.comparison).where(counts(batch))))
-    )
-    return int(store.rows(query)[0][0])
+    """How many comparisons of a batch have fewer labels that count than annotators they are for."""
+    return sum(left > 0 for left in missing(store, batch).values())
 
 
 def record_label(
@@ -164,6 +173,7 @@ def record_label(
         values = _row(comparison, annotator, verdict, left_side, revision, seconds)
         number = transaction.execute(insert(labels).values(**values)).inserted_primary_key[0]
         attached = attach(transaction, number) if attach else {}
+        note_label(transaction, batch, comparison, annotator.name, revision, values["time"])
         transaction.event(
             "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
@@ -238,12 +248,12 @@ def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) 
 def counting_labels(where: Store | Transaction, batch: str, *, until: int | None = None) -> list[Label]:
     """The newest label of each annotator on each comparison of a batch, in order of position and annotator.
 
-    Labels in quarantine are left out; `until` says as of which row of the quarantines.
+    Labels in quarantine are left out, and those of checks; `until` says as of which row of the quarantines.
     """
     rows = where.rows(
         select(labels, comparisons.c.position)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
-        .where(comparisons.c.batch == batch)
+        .where(comparisons.c.batch == batch, comparisons.c.source.not_in(HIDDEN))
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
     held = in_force(where, until)

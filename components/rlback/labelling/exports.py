@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 
 from rlback.errors import DataError
-from rlback.labelling.batches import Stored, stored
+from rlback.labelling.batches import HIDDEN, Stored, stored
 from rlback.labelling.quarantines import in_force
 from rlback.ledger.console_tables import label_details
 from rlback.ledger.store import Store
@@ -45,9 +45,14 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
     newest = {(r.comparison, r.annotator): r.revision for r in given}
     held = in_force(store)
     lines: list[dict[str, Any]] = []
-    counts = {"labels": len(newest), "decisive": 0, "tie": 0, "skip": 0, "empty": 0, "quarantined": 0}
+    counts = {"labels": len(newest), "checks": 0, "decisive": 0, "tie": 0, "skip": 0, "empty": 0, "quarantined": 0}
     for label in given:
         counting = newest[label.comparison, label.annotator] == label.revision
+        if items[label.comparison].comparison.source in HIDDEN:
+            counts["checks"] += counting
+            if form == "raw":
+                lines.append({**_raw(items[label.comparison], label, False), "quarantine": None})
+            continue
         over = held.over(label.annotator, batch, label.comparison)
         if counting and over is not None:
             counts["quarantined"] += 1

@@ -63,6 +63,7 @@ showings = Table(
     Column("opened", String, nullable=False),
     Column("until", Float, nullable=False),  # end of the lease
     Index("leases_by_end", "until"),
+    Index("leases_by_annotator", "annotator", "until"),
 )
 
 label_details = Table(
@@ -95,4 +96,6 @@ def prepare(store: Store) -> None:
     """Adds the tables to a database that lacks them; again is no change."""
     with store.transaction() as transaction:
         metadata.create_all(transaction.connection, tables=list(TABLES), checkfirst=True)
+        for index in showings.indexes:  # a table that was there before may lack one
+            index.create(transaction.connection, checkfirst=True)
         refuse_changes(transaction.connection, APPEND_ONLY)

@@ -7,6 +7,7 @@ waited for half a minute. `RLBACK_DATABASE_URL` may name another SQLAlchemy URL.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -78,6 +79,8 @@ class Store:
     def __init__(self, url: str | URL, heads: Heads) -> None:
         self.engine = _engine(url)
         self.heads = heads
+        # Threads of one process queue here, in order; waiting for the database would be polling.
+        self._writing = threading.Lock()
         self._create()
 
     @classmethod
@@ -109,11 +112,12 @@ class Store:
         elif not all(inspect(self.engine).has_table(table.name) for table in label_tables.LABEL_TABLES):
             with self._begin() as connection:
                 tables.metadata.create_all(connection, tables=list(label_tables.LABEL_TABLES), checkfirst=True)
+                label_tables.LABELS_BY_ANNOTATOR.create(connection, checkfirst=True)
                 refuse_changes(connection, label_tables.LABEL_APPEND_ONLY)
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+        with self._writing, self.engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection

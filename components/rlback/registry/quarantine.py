@@ -16,6 +16,7 @@ from sqlalchemy import insert, select
 from rlback.errors import DataError
 from rlback.labelling.batches import counting_labels, labels_digest
 from rlback.labelling.quarantines import REASON_CHARS, Quarantine, in_force, list_quarantines, newest_row
+from rlback.labelling.slots import rebuild_those
 from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, gates, labels
@@ -68,6 +69,7 @@ def put_in(
             {"quarantine": number, "annotator": annotator, "batch": batch, "comparison": comparison, "labels": len(given),
              "reason": text},
         )  # fmt: skip
+        rebuild_those(transaction, _batches_with(transaction, made))
         superseded, decided = _gates(transaction, made, actor, f"quarantine {number}: {made.scope}")
     return Outcome(made, len(given), superseded, decided)
 
@@ -97,6 +99,7 @@ def lift(store: Store, number: int, actor: Actor, reason: str, *, permit: Permit
             "quarantine.lifted", _subject(transaction, held), actor,
             {"quarantine": number, "row": row, "annotator": held.annotator, "labels": len(given), "reason": text},
         )  # fmt: skip
+        rebuild_those(transaction, _batches_with(transaction, held))
         superseded, decided = _gates(transaction, held, actor, f"quarantine {number} was lifted: {held.scope}")
     done = Quarantine(**{**vars(held), "lifted": {"reason": text, "by": actor.name, "time": moment}})
     return Outcome(done, len(given), superseded, decided)

@@ -1,4 +1,4 @@
-"""Whether what was decided about labels is what the ledger's events recorded: quarantines."""
+"""Whether what was decided about labels is what the ledger's events recorded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 from sqlalchemy import select
 
+from rlback.labelling.checks import checks_digest
 from rlback.ledger.chain import Event
-from rlback.ledger.label_tables import quarantines
+from rlback.ledger.label_tables import batch_rules, checks, practice_items, quarantines
 from rlback.ledger.store import Store
-from rlback.registry.recorded import Finding, compare
+from rlback.records import digest_of
+from rlback.registry.recorded import REMEDY, Finding, compare
 
 
 def _quarantines(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
@@ -28,4 +30,27 @@ def _quarantines(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     yield from compare(store.rows(select(quarantines)), lambda row: row.id, expected, "quarantine")
 
 
-LABEL_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {"quarantines": _quarantines}
+def _checks(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """Which comparisons are checks, how many annotators a comparison is for, and what practice holds."""
+    hidden = {e.payload["batch"]: e.payload["digest"] for e in recorded if e.kind == "checks.hidden"}
+    held: dict[str, list[dict[str, str]]] = {}
+    for row in store.rows(select(checks)):
+        held.setdefault(row.comparison.rpartition(".")[0], []).append(dict(row._mapping))
+    for batch in sorted(hidden.keys() | held.keys()):
+        if hidden.get(batch) != checks_digest(held.get(batch, [])):
+            yield Finding(f"checks of {batch}", "they are not those that were hidden", REMEDY)
+    rules = {e.payload["batch"]: e.payload["rules"] for e in recorded if e.kind == "batch.created" and "rules" in e.payload}
+    yield from compare(store.rows(select(batch_rules)), lambda row: row.batch, rules, "rules of batch")
+    prepared = {e.subject: e.payload["digest"] for e in recorded if e.kind == "practice.prepared"}
+    items: dict[str, list[dict[str, Any]]] = {}
+    for row in store.rows(select(practice_items).order_by(practice_items.c.campaign, practice_items.c.number)):
+        items.setdefault(row.campaign, []).append(dict(row._mapping))
+    for campaign in sorted(prepared.keys() | items.keys()):
+        if prepared.get(campaign) != digest_of(items.get(campaign, [])):
+            yield Finding(f"practice of {campaign}", "its items are not those that were prepared", REMEDY)
+
+
+LABEL_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
+    "quarantines": _quarantines,
+    "checks": _checks,
+}

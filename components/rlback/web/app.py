@@ -24,6 +24,7 @@ from rlback.web import (
     pages_home,
     pages_label,
     pages_ledger,
+    pages_practice,
     pages_quality,
     pages_timeline,
 )
@@ -33,8 +34,8 @@ from rlback.web.refusals import Refused, status_of
 from rlback.web.visit import Console
 
 ROOMS = (
-    pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
-    pages_quality,
+    pages_home, pages_account, pages_label, pages_practice, pages_guideline, pages_gate, pages_timeline, pages_audit,
+    pages_ledger, pages_quality,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

@@ -13,6 +13,7 @@ from rlback.campaign import machine
 from rlback.labelling import queue
 from rlback.labelling.choices import FLAGS, RATIONALE_CHARS
 from rlback.labelling.guidelines import current_version
+from rlback.labelling.practice import standing
 from rlback.web.answers import ASCIIJSON, page, wants_json
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
@@ -38,10 +39,17 @@ def batches(request: Request) -> Response:
 
 
 @router.get("/label/{batch}", summary="The comparison before you, with the sides as drawn for you")
-def label(request: Request, batch: str, second: bool = False) -> Response:
-    """Leases a comparison and shows it. With `second`, one that somebody else has labelled."""
+def label(request: Request, batch: str, second: bool = False, practice: str = "") -> Response:
+    """Leases a comparison and shows it. With `second`, one that somebody else has labelled.
+
+    Who has labelled nothing here and has practice left is sent there first, unless `practice` says skip.
+    """
     visit = visit_of(request)
     actor = visit.require("label").actor
+    if not wants_json(request) and not practice and not request.query_params.get("said"):
+        left = standing(visit.store, batch, actor)
+        if left["answered"] < left["items"] and not queue.progress(visit.store, batch, actor).mine:
+            return RedirectResponse(f"/label/{batch}/practice", 303)
     shown = queue.next_shown(visit.store, batch, actor, second=second)
     data = {
         "batch": batch, "second": second, "item": shown and _as_shown(shown), "progress": _progress(visit, batch),

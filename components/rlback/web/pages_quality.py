@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
@@ -62,8 +64,8 @@ def show(request: Request, batch: str) -> Response:
     row = visit.store.first(select(batches).where(batches.c.id == batch))
     if row is None:
         raise Refused(404, f"there is no batch {batch[:80]}", remedy="the page of batches lists them")
-    found = quality(visit.store, batch)
-    for entry in found["contested"]:
+    found = quality(visit.store, batch, _margins(visit, row))
+    for entry in (*found["contested"], *found["against_model"]):
         entry |= _texts(visit, entry["comparison"])
     names = {a["annotator"] for a in found["annotators"]}
     held = [q for q in list_quarantines(visit.store) if q.batch == batch or (not q.batch and q.annotator in names)]
@@ -120,6 +122,17 @@ def export(request: Request, batch: str, sent: Sent) -> Response:
     content = export_batch(visit.store, batch, form, user.actor)
     headers = {"content-disposition": f'attachment; filename="{batch}-{form}.jsonl"'}
     return Response(content, media_type="application/jsonl", headers=headers)
+
+
+def _margins(visit: Visit, batch: Any) -> dict[str, float]:
+    """The reward model's margins on a batch, from the newest evaluation that had it."""
+    query = select(stages.c.output).where(
+        stages.c.campaign == batch.campaign, stages.c.round == batch.round, stages.c.stage == "evaluate",
+        stages.c.attempt >= batch.attempt,
+    )  # fmt: skip
+    row = visit.store.first(query.order_by(stages.c.attempt.desc()))
+    margins: dict[str, float] = json.loads(row.output).get("margins", {}) if row else {}
+    return margins
 
 
 def _texts(visit: Visit, comparison: str) -> dict[str, object]:
