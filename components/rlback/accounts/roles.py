@@ -10,7 +10,7 @@ from rlback.errors import ConfigError
 ROLES: dict[str, frozenset[str]] = {
     "annotator": frozenset({"label"}),
     "approver": frozenset({"look", "decide", "roll-back", "guideline", "quarantine"}),
-    "operator": frozenset({"look", "roll-back", "quarantine"}),
+    "operator": frozenset({"look", "roll-back", "quarantine", "import"}),
     "auditor": frozenset({"look", "verify"}),
     "admin": frozenset({"look", "verify", "users", "guideline"}),
 }

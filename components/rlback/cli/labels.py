@@ -46,6 +46,29 @@ def quarantines(options: argparse.Namespace) -> int:
     return 0
 
 
+def import_file(options: argparse.Namespace) -> int:
+    """Imports a file of labels."""
+    from pathlib import Path
+
+    from rlback.labelling.imports import import_labels
+    from rlback.ledger.console_tables import prepare
+    from rlback.project import find_project
+
+    store = find_project().store
+    prepare(store)
+    done = import_labels(
+        store, Path(options.file), options.campaign, actor_of(options), form=options.form, annotator=options.annotator
+    )
+    if options.json:
+        print(json.dumps(vars(done)))
+        return 0
+    counted = ", ".join(f"{n} {what}" for what, n in sorted(done.counts.items()))
+    say(f"Import {done.number} ({done.form}, sha256 {done.sha256[:12]}): {done.labels} labels for {done.campaign}; {counted}.")
+    if done.batch:
+        say(f"Comparisons that were not here are batch {done.batch}: at no gate, and in the next snapshot.")
+    return 0
+
+
 def _told(outcome, state: str, options: argparse.Namespace) -> int:  # type: ignore[no-untyped-def]
     number = outcome.quarantine.id
     if options.json:

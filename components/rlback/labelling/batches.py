@@ -69,6 +69,14 @@ def add_batch(
     `overlap` is how many annotators each comparison is for; `shares` those of gold items and repeats.
     """
     id_ = batch_id(campaign, round_, attempt)
+    return add_batch_as(transaction, id_, campaign, round_, attempt, items, annotators, actor, overlap, shares)
+
+
+def add_batch_as(
+    transaction: Transaction, id_: str, campaign: str, round_: int, attempt: int, items: Sequence[Comparison], annotators: str,
+    actor: Actor, overlap: int = 1, shares: tuple[float, float] = (0.0, 0.0),
+) -> str:
+    """As `add_batch`, under an id of one's own. An attempt below 1 is a batch that was imported, closed from the start."""
     rows = [
         {
             "id": f"{id_}.{position}",
@@ -192,6 +200,8 @@ def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
         raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
     if row.annotators != annotator.kind:
         raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
+    if row.attempt < 1:
+        raise DataError(f"batch {batch} was imported; it takes no labels", remedy="import a file with more of them")
     if _closed(transaction, row.campaign, row.round, row.attempt):
         raise DataError(
             f"batch {batch} is closed: its labels are already part of the evidence at a gate",

@@ -6,7 +6,7 @@ asked for as well; they are there so that nobody who labels waits for a scan of 
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text, text
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint, text
 
 from rlback.ledger.tables import labels, metadata
 
@@ -66,6 +66,26 @@ practice_answers = Table(
     Column("time", String, nullable=False),
 )
 
+imports = Table(
+    "imports",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("campaign", ForeignKey("campaigns.name"), nullable=False),
+    Column("sha256", String, nullable=False),  # of the file
+    Column("form", String, nullable=False),
+    Column("counts", Text, nullable=False),  # JSON: what the file held
+    Column("actor", String, nullable=False),
+    Column("time", String, nullable=False),
+    UniqueConstraint("campaign", "sha256", name="a_file_once"),
+)
+
+imported_labels = Table(
+    "imported_labels",
+    metadata,
+    Column("label", ForeignKey("labels.id"), primary_key=True),
+    Column("number", ForeignKey("imports.number"), nullable=False, index=True),
+)
+
 slots = Table(
     "slots",
     metadata,
@@ -89,5 +109,5 @@ tallies = Table(
 Index("tallies_by_annotator", tallies.c.annotator, tallies.c.day)
 LABELS_BY_ANNOTATOR = Index("labels_by_annotator", labels.c.annotator, labels.c.id)
 
-LABEL_TABLES = (quarantines, batch_rules, checks, practice_items, practice_answers, slots, tallies)
-LABEL_APPEND_ONLY = ("quarantines", "batch_rules", "checks", "practice_items", "practice_answers")
+LABEL_TABLES = (quarantines, batch_rules, checks, practice_items, practice_answers, imports, imported_labels, slots, tallies)
+LABEL_APPEND_ONLY = ("quarantines", "batch_rules", "checks", "practice_items", "practice_answers", "imports", "imported_labels")

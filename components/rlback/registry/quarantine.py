@@ -155,7 +155,7 @@ def _batches_with(transaction: Transaction, one: Quarantine) -> list[str]:
 def _batches(transaction: Transaction, campaign: str, round_: int, attempt: int) -> list[str]:
     query = (
         select(batches.c.id)
-        .where(batches.c.campaign == campaign, batches.c.round == round_, batches.c.attempt <= attempt)
+        .where(batches.c.campaign == campaign, batches.c.round == round_, batches.c.attempt.between(1, attempt))
         .order_by(batches.c.attempt)
     )
     return [row.id for row in transaction.rows(query)]

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 
 from rlback.ledger.chain import Event
+from rlback.ledger.label_tables import imported_labels
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, comparisons, decisions, gates, labels, stages, versions
 from rlback.records import digest_of
@@ -166,8 +167,11 @@ def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
         for e in recorded
         if e.kind == "label.given"
     }
+    imported = {row.label for row in store.rows(select(imported_labels.c.label))}  # see `recorded_labels`
     simulated: dict[str, list[list[str]]] = {}
     for row in store.rows(select(labels).order_by(labels.c.id)):
+        if row.id in imported:
+            continue
         if row.annotator_kind == "simulated":
             batch = row.comparison.rpartition(".")[0]
             simulated.setdefault(batch, []).append([row.comparison, row.verdict, row.left_side])

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from rlback.labelling.checks import checks_digest
+from rlback.labelling.imports import imported_digest
 from rlback.ledger.chain import Event
-from rlback.ledger.label_tables import batch_rules, checks, practice_items, quarantines
+from rlback.ledger.console_tables import label_details
+from rlback.ledger.label_tables import batch_rules, checks, imported_labels, imports, practice_items, quarantines
 from rlback.ledger.store import Store
+from rlback.ledger.tables import labels
 from rlback.records import digest_of
 from rlback.registry.recorded import REMEDY, Finding, compare
 
@@ -50,7 +53,31 @@ def _checks(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             yield Finding(f"practice of {campaign}", "its items are not those that were prepared", REMEDY)
 
 
+def _imports(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """Labels that came from files, all of an import at once."""
+    said = {e.payload["import"]: e for e in recorded if e.kind == "labels.imported"}
+    expected = {
+        number: {"campaign": e.subject, "sha256": e.payload["file"], "form": e.payload["form"], "actor": e.actor}
+        for number, e in said.items()
+    }
+    yield from compare(store.rows(select(imports)), lambda row: row.number, expected, "import")
+    held: dict[int, list[dict[str, Any]]] = {}
+    if inspect(store.engine).has_table(label_details.name):
+        details = [column for column in label_details.c if column.name != "label"]
+        rows = store.rows(
+            select(imported_labels.c.number, labels, *details)
+            .join(labels, imported_labels.c.label == labels.c.id)
+            .join(label_details, label_details.c.label == labels.c.id)
+        )
+        for row in rows:
+            held.setdefault(row.number, []).append(dict(row._mapping))
+    for number in sorted(said.keys() | held.keys()):
+        if number not in said or said[number].payload["digest"] != imported_digest(held.get(number, [])):
+            yield Finding(f"labels of import {number}", "they are not those in the ledger", REMEDY)
+
+
 LABEL_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
     "quarantines": _quarantines,
     "checks": _checks,
+    "imports": _imports,
 }

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from sqlalchemy import func, select
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from rlback.labelling.batches import stored_one
 from rlback.labelling.exports import export_batch
+from rlback.labelling.imports import FORMS as IMPORT_FORMS
+from rlback.labelling.imports import Imported, import_labels, list_imports
 from rlback.labelling.quality import quality
 from rlback.labelling.quarantines import REASON_CHARS, list_quarantines
 from rlback.ledger.tables import batches, comparisons, labels, stages
 from rlback.registry.quarantine import Outcome, lift, put_in
-from rlback.web.answers import done, page
+from rlback.web.answers import ASCIIJSON, done, page
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
 from rlback.web.visit import Sent, Visit, visit_of
@@ -50,10 +55,18 @@ def listing(request: Request) -> Response:
     )  # fmt: skip
     found = [
         {"batch": r.id, "campaign": r.campaign, "round": r.round, "attempt": r.attempt, "size": r.size, "labelled": r.n or 0,
-         "annotators": r.annotators, "closed": r.finished}
+         "annotators": r.annotators, "closed": r.finished, "imported": r.attempt < 1}
         for r in rows
     ]  # fmt: skip
-    return page(request, "batches.html", "Batches", {"batches": found})
+    data = {
+        "batches": found, "may_import": visit.may("import"), "campaigns": sorted({r.campaign for r in rows}),
+        "imports": [
+            {"import": i["number"], **{k: i[k] for k in ("campaign", "form", "sha256", "counts", "actor", "time")}}
+            for i in list_imports(visit.store)[:50]
+        ],
+        "forms": list(IMPORT_FORMS),
+    }  # fmt: skip
+    return page(request, "batches.html", "Batches", data)
 
 
 @router.get("/batches/{batch}", summary="Agreement, annotators and contested comparisons of a batch")
@@ -113,14 +126,33 @@ def _told(outcome: Outcome) -> dict[str, object]:
     }  # fmt: skip
 
 
-@router.post("/batches/{batch}/export", summary="The labels of a batch as a file: `form` raw, trl or trl-conversational")
+@router.post("/campaigns/{campaign}/import", summary="Labels from a file, whose bytes are the body: all of it or nothing")
+async def import_file(request: Request, campaign: str, form: str = "", annotator: str = "", name: str = "") -> Response:
+    """`form` as in `rlback labels import`; `annotator` where the file names none; `name` is how errors call the file."""
+    visit = visit_of(request)
+    body = await request.body()
+    actor = visit.require("import").actor
+    visit.require_csrf(request.headers.get("x-csrf-token", ""))
+    shown = "".join(c if c.isprintable() else "?" for c in name[:80]) or "the file"
+
+    def store_all() -> Imported:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "labels"
+            path.write_bytes(body)
+            permit = visit.still("import")
+            return import_labels(visit.store, path, campaign, actor, form=form, annotator=annotator, permit=permit, name=shown)
+
+    return ASCIIJSON(vars(await run_in_threadpool(store_all)))
+
+
+@router.post("/batches/{batch}/export", summary="The labels of a batch as a file, in one of the forms")
 def export(request: Request, batch: str, sent: Sent) -> Response:
-    """JSON lines; that they were taken, by whom and what they held is an event."""
+    """`form` raw, trl, trl-conversational, label-studio or argilla. Who took what is an event."""
     visit = visit_of(request)
     user = visit.require("look")
     form = sent.one("form", "raw", most=30)
     content = export_batch(visit.store, batch, form, user.actor)
-    headers = {"content-disposition": f'attachment; filename="{batch}-{form}.jsonl"'}
+    headers = {"content-disposition": f'attachment; filename="{batch}-{form}.{"json" if form == "label-studio" else "jsonl"}"'}
     return Response(content, media_type="application/jsonl", headers=headers)
 
 
