@@ -13,7 +13,9 @@ from rlback.web.app import make_app
 from tests.labelling.made import made_campaign
 from tests.web.conftest import BASE, PASSWORD, Browser
 
-ROLES = {"root": ["admin"], "ann": ["annotator"], "bob": ["annotator"], "eve": ["approver"], "max": ["auditor"], "oli": ["operator"]}
+ROLES = {
+    "root": ["admin"], "ann": ["annotator"], "bob": ["annotator"], "eve": ["approver"], "max": ["auditor"], "oli": ["operator"],
+}  # fmt: skip
 
 
 @pytest.fixture

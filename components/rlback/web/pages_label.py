@@ -17,6 +17,7 @@ from rlback.labelling.practice import standing
 from rlback.web.answers import ASCIIJSON, page, wants_json
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
+from rlback.web.turns import shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -131,7 +132,7 @@ def _as_shown(shown: queue.Shown) -> dict[str, Any]:
     left, right = (item.a, item.b) if shown.left == "a" else (item.b, item.a)
     return {
         "comparison": shown.item.id,
-        "prompt": plain(item.prompt, PROMPT_CHARS).as_json(),
+        "prompt": shown_prompt(item.prompt, PROMPT_CHARS),
         "left": {**plain(left.text).as_json(), "finished": left.finished},
         "right": {**plain(right.text).as_json(), "finished": right.finished},
         "until": shown.until,

@@ -12,6 +12,7 @@ from rlback.web.answers import ASCIIJSON, page, wants_json
 from rlback.web.pages_label import PROMPT_CHARS
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
+from rlback.web.turns import shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -46,7 +47,7 @@ def _page(request: Request, visit: Visit, batch: str, told: dict[str, Any] | Non
     if item is not None:
         sides = {"a": item.a, "b": item.b}
         shown = {
-            "number": item.number, "of": item.of, "prompt": plain(item.prompt, PROMPT_CHARS).as_json(),
+            "number": item.number, "of": item.of, "prompt": shown_prompt(item.prompt, PROMPT_CHARS),
             "left": plain(sides[item.left]).as_json(), "right": plain(sides["b" if item.left == "a" else "a"]).as_json(),
         }  # fmt: skip
     data = {"batch": batch, "item": shown, "standing": practice.standing(visit.store, batch, actor), "told": told}

@@ -24,6 +24,7 @@ from rlback.registry.quarantine import Outcome, lift, put_in
 from rlback.web.answers import ASCIIJSON, done, page
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
+from rlback.web.turns import shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -171,4 +172,5 @@ def _texts(visit: Visit, comparison: str) -> dict[str, object]:
     item = stored_one(visit.store, comparison)
     assert item is not None
     texts = {"prompt": item.comparison.prompt, "a": item.comparison.a.text, "b": item.comparison.b.text}
-    return {name: plain(text, TEXT_CHARS).as_json() for name, text in texts.items()}
+    shown: dict[str, object] = {name: plain(text, TEXT_CHARS).as_json() for name, text in texts.items()}
+    return {**shown, "prompt": shown_prompt(texts["prompt"], TEXT_CHARS)}
