@@ -147,7 +147,11 @@ ScoresConfig = Annotated[
 
 
 class LabelsConfig(_Part):
-    """How many comparisons are labelled, and by whom."""
+    """How many comparisons are labelled, by whom, and how it is watched.
+
+    Gold items and repeats are hidden among a batch's comparisons; no gate, snapshot or fit counts them. Gold items come
+    from `gold_file`, and without one from earlier comparisons on which two annotators or more agreed.
+    """
 
     annotators: Literal["human", "simulated"]
     initial: int = Field(ge=0)  # pairs of base samples, before round 1
@@ -156,6 +160,21 @@ class LabelsConfig(_Part):
     temperature: float = Field(0.5, ge=0)  # simulated annotators: 0 is noiseless
     lapse: float = Field(0.05, ge=0, lt=0.5)
     hype_bias: float = 0.0
+    overlap: int = Field(1, ge=1, le=20)  # people: annotators a comparison
+    gold_share: float = Field(0.0, ge=0, le=0.5)  # of what an annotator is shown, comparisons with a known answer
+    repeat_share: float = Field(0.0, ge=0, le=0.5)  # of what an annotator is shown, comparisons they labelled before
+    gold_file: str | None = None  # JSON lines {prompt, a, b, answer, why}, in the project
+    practice: int = Field(0, ge=0, le=50)  # the first so many of gold_file are shown to new annotators, with the answer
+
+    @model_validator(mode="after")
+    def _people(self) -> LabelsConfig:
+        if self.annotators == "simulated" and (self.overlap > 1 or self.gold_share or self.repeat_share or self.practice):
+            raise ValueError("overlap, gold_share, repeat_share and practice are for human annotators")
+        if self.practice and self.gold_file is None:
+            raise ValueError("practice needs gold_file, whose first items it shows")
+        if self.gold_share + self.repeat_share > 0.5:
+            raise ValueError("gold_share and repeat_share are together at most 0.5")
+        return self
 
 
 class QuorumRule(_Part):

@@ -72,13 +72,14 @@ class Comparison:
     """One prompt with two completions, shown to an annotator.
 
     `source` says where the two come from: `base` (both from the base policy), `inside` (both from the
-    candidate) or `cross` (a: candidate, b: start checkpoint; the side shown left is drawn at display).
+    candidate) or `cross` (a: candidate, b: start checkpoint; the side shown left is drawn at display). `gold` and
+    `repeat` watch over annotators and are never learned from.
     """
 
     prompt: str
     a: Completion
     b: Completion
-    source: Literal["base", "inside", "cross", "given"]
+    source: Literal["base", "inside", "cross", "given", "gold", "repeat"]
 
 
 @dataclass(frozen=True)

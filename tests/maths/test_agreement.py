@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlback.maths.agreement import alpha, kappa, percent_agreement, with_interval
+from rlback.maths.agreement import alpha, kappa, kappa_of, percent_agreement, with_interval
 
 # Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), section C: four observers, twelve units.
 OBSERVERS = (
@@ -92,7 +92,7 @@ def test_an_interval_holds_the_value_and_narrows_with_more_units():
     def units(n):
         return [[x, x if rng.random() < 0.8 else rng.choice("ab")] for x in (rng.choice("ab") for _ in range(n))]
 
-    few, many = (with_interval(units(n), lambda u: alpha(u, "nominal"), 1) for n in (40, 400))
+    few, many = (with_interval(units(n), lambda u, w: alpha(u, "nominal", weights=w), 1) for n in (40, 400))
     for found in (few, many):
         assert found.low <= found.value <= found.high
     assert many.high - many.low < (few.high - few.low) / 2
@@ -102,3 +102,14 @@ def test_an_interval_is_the_same_for_the_same_seed_and_absent_for_one_unit():
     """Reproducible; one unit cannot be drawn anew in any other way."""
     assert with_interval(UNITS, percent_agreement, 5, 50) == with_interval(UNITS, percent_agreement, 5, 50)
     assert with_interval([["a", "b"]], percent_agreement, 5).low is None
+
+
+def test_weights_say_how_often_a_unit_is_there():
+    """Three times a unit is the unit three times, for each statistic; and none is none."""
+    weights = [(i * 7) % 4 for i in range(len(UNITS))]
+    expanded = [unit for unit, times in zip(UNITS, weights, strict=True) for _ in range(times)]
+    order = [1, 2, 3, 4, 5]
+    assert alpha(UNITS, "ordinal", order, weights) == alpha(expanded, "ordinal", order)
+    assert percent_agreement(UNITS, weights) == percent_agreement(expanded)
+    assert kappa_of(BINARY, [2] * 10) == kappa_of([*BINARY, *BINARY])
+    assert alpha(UNITS, "nominal", weights=[0] * len(UNITS)).value is None

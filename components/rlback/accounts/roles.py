@@ -9,8 +9,8 @@ from rlback.errors import ConfigError
 #: role -> permissions. `look` is everything that could tell an annotator which checkpoint wrote what.
 ROLES: dict[str, frozenset[str]] = {
     "annotator": frozenset({"label"}),
-    "approver": frozenset({"look", "decide", "roll-back", "deploy", "guideline"}),
-    "operator": frozenset({"look", "roll-back", "deploy", "run"}),
+    "approver": frozenset({"look", "decide", "roll-back", "deploy", "guideline", "quarantine"}),
+    "operator": frozenset({"look", "roll-back", "deploy", "run", "quarantine", "import"}),
     "auditor": frozenset({"look", "verify"}),
     # Approving alone past four eyes and quorum; given to few, used in public (registry/break_glass.py).
     "emergency": frozenset({"look", "break-glass"}),

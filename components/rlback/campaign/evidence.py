@@ -32,6 +32,8 @@ def evidence_rows(gate: Gate) -> list[tuple[str, str, str]]:
             remark = "reward that people did not confirm" if found["overclaim"] > 0 else ""
             rows.append(("overclaim", f"{found['overclaim']:+.2f}", remark))
         rows.append(("ties, skips", f"{found['ties']}, {found['skips']}", ""))
+    for held in evidence["labels"].get("quarantined", ()):
+        rows.append((f"in quarantine, by {held['annotator']}", str(held["labels"]), f"{held['by']}: {held['reason']}"))
     measured = evidence["measured"]
     rows.append(("KL from start, nats a completion", f"{measured['kl_ref']:.1f}", ""))
     rows.append(("KL from base", f"{measured['kl_base']:.1f}", ""))

@@ -3,6 +3,7 @@
     round 0   data -> base -> [sample -> label] -> snapshot -> fit_reward
     round r   optimise -> [sample -> label] -> evaluate -> decide -> settle -> snapshot -> fit_reward
                           ^------- more labels: attempt + 1 ------/
+                                      ^-- superseded -----/  (labels went into quarantine, or came out)
 
 Stages in brackets fall away where a setting leaves them nothing to do.
 """
@@ -27,7 +28,7 @@ Recorded = Mapping[tuple[int, str, int], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one round; `attempt` counts batches of labels for the same candidate."""
+    """One stage of one round; `attempt` counts gates for the same candidate."""
 
     round: int
     stage: str
@@ -66,11 +67,28 @@ def stages_of_round(config: CampaignConfig, round_: int) -> list[str]:
 
 
 def attempts(recorded: Recorded, round_: int) -> int:
-    """How many batches of labels a round has asked for so far (at least 1)."""
+    """How many gates a round has come to so far (at least 1).
+
+    Another one follows a call for more labels, and a gate whose labels changed before it was decided.
+    """
     attempt = 1
-    while recorded.get((round_, "decide", attempt), {}).get("verdict") == "more-labels":
+    while _verdict(recorded, round_, attempt) in ("more-labels", "superseded"):
         attempt += 1
     return attempt
+
+
+def has_batch(recorded: Recorded, round_: int, attempt: int) -> bool:
+    """Whether an attempt has a batch of its own; after a superseded gate the labels there are are looked at anew."""
+    return attempt == 1 or _verdict(recorded, round_, attempt - 1) == "more-labels"
+
+
+def newest_batch(recorded: Recorded, round_: int) -> int:
+    """The last attempt of a round that has a batch of its own."""
+    return max(attempt for attempt in range(1, attempts(recorded, round_) + 1) if has_batch(recorded, round_, attempt))
+
+
+def _verdict(recorded: Recorded, round_: int, attempt: int) -> Any:
+    return recorded.get((round_, "decide", attempt), {}).get("verdict")
 
 
 def _labels_a_round(config: CampaignConfig) -> int:
@@ -87,7 +105,7 @@ def _due(config: CampaignConfig, recorded: Recorded) -> Iterator[Step | Finished
         diverged = "diverged" in recorded.get((round_, "optimise", 1), {})
         if not diverged:
             for attempt in range(1, attempts(recorded, round_) + 1):
-                if labelled:
+                if labelled and has_batch(recorded, round_, attempt):
                     yield Step(round_, "sample", attempt)
                     yield Step(round_, "label", attempt)
                 yield Step(round_, "evaluate", attempt)

@@ -12,12 +12,14 @@ from sqlalchemy import select, update
 from rlback.campaign.context import Context, StageResult, completions_of
 from rlback.campaign.plan import attempts
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
-from rlback.labelling.batches import Label, Stored, counting_labels, labels_digest, stored
+from rlback.labelling.batches import HIDDEN, Label, Stored, counting_labels, given, labels_digest, stored
+from rlback.labelling.quarantines import in_force
 from rlback.ledger.store import Transaction
-from rlback.ledger.tables import campaigns
+from rlback.ledger.tables import campaigns, gates
 from rlback.records import SYSTEM, Actor, Comparison, digest_of, seed_of
 from rlback.registry.gates import decide, find_gate, gate_id, open_gate
 from rlback.registry.operations import decline, get_version, promote
+from rlback.registry.quarantine import supersede_if_changed
 
 SAMPLES_SHOWN = 10
 SIMULATED_APPROVER = Actor("sim-approver", "simulated")
@@ -29,23 +31,31 @@ def run_evaluate(context: Context) -> StageResult:
     from rlback.training.threads import use_threads
 
     use_threads(context.config.threads)
-    evidence = _evidence(context)
+    items, labels = _labelled(context)
+    margins, scale = _reward_margins(context, items) if items and context.config.fits_reward_models else ({}, 1.0)
+    evidence = _evidence(context, items, labels, margins, scale)
     measured = _measure(context)
     evidence["measured"] = {key: measured[key] for key in ("proxy", "kl_ref", "kl_base", "finished")}
     id_ = gate_id(context.campaign, context.step.round, context.step.attempt)
 
     def record(transaction: Transaction) -> None:
         open_gate(transaction, context.campaign, context.step.round, context.step.attempt, evidence, SYSTEM)
+        # Labels may have gone into quarantine while the candidate was measured.
+        opened = transaction.rows(select(gates).where(gates.c.id == id_))[0]
+        supersede_if_changed(transaction, opened, SYSTEM, "labels changed while the candidate was measured")
 
     # Gold stands beside the evidence, never in it: an approver does not see what only a simulation knows.
     output = {"gate": id_, "evidence_digest": digest_of(evidence), "measured": measured}
-    return StageResult({**output, "statistics": evidence["statistics"]}, record)
+    # For the page of the batch: where people and the reward model part.
+    kept = {"margins": {id_: round(margin, 6) for id_, margin in margins.items()}} if margins else {}
+    return StageResult({**output, "statistics": evidence["statistics"], **kept}, record)
 
 
-def _evidence(context: Context) -> dict[str, Any]:
+def _evidence(
+    context: Context, items: dict[str, Stored], labels: list[Label], margins: dict[str, float], scale: float
+) -> dict[str, Any]:
     start, candidate = context.start, context.candidate
-    items, labels = _labelled(context)
-    statistics_ = _statistics(context, items, labels) if items else {}
+    statistics_ = _statistics(context, items, labels, margins, scale) if items else {}
     return {
         "campaign": context.campaign,
         "round": context.step.round,
@@ -57,6 +67,7 @@ def _evidence(context: Context) -> dict[str, Any]:
             "count": len(labels),
             "digest": labels_digest(labels),
             "annotators": sorted({label.annotator for label in labels}),
+            **_set_aside(context, labels),
         },
         "rule": {"statistic": "win_rate", "at_least": context.config.gate.win_rate},
         "statistics": statistics_,
@@ -64,18 +75,40 @@ def _evidence(context: Context) -> dict[str, Any]:
     }
 
 
+def _set_aside(context: Context, counted: Sequence[Label]) -> dict[str, Any]:
+    """What of this round is in quarantine, by whom and why; nothing where none is, so that such evidence is as ever."""
+    store, kept = context.project.store, {(label.comparison, label.annotator) for label in counted}
+    found: dict[int, dict[str, Any]] = {}
+    held = in_force(store)
+    for batch in _batches(context):
+        for comparison, annotator in given(store, batch):
+            one = held.over(annotator, batch, comparison)
+            if one is not None and (comparison, annotator) not in kept:
+                entry = found.setdefault(
+                    one.id, {"annotator": annotator, "labels": 0, "reason": one.reason, "by": one.by, "quarantine": one.id}
+                )
+                entry["labels"] += 1
+    return {"quarantined": [found[number] for number in sorted(found)]} if found else {}
+
+
+def _batches(context: Context) -> list[str]:
+    """The batches of this round so far, in order."""
+    recorded = [context.recorded.get((context.step.round, "label", n)) for n in range(1, context.step.attempt + 1)]
+    return [output["batch"] for output in recorded if output is not None]
+
+
 def _labelled(context: Context) -> tuple[dict[str, Stored], list[Label]]:
     items: dict[str, Stored] = {}
     labels: list[Label] = []
-    for attempt in range(1, context.step.attempt + 1):
-        output = context.recorded.get((context.step.round, "label", attempt))
-        if output is not None:
-            items |= {item.id: item for item in stored(context.project.store, output["batch"])}
-            labels += counting_labels(context.project.store, output["batch"])
+    for batch in _batches(context):
+        items |= {item.id: item for item in stored(context.project.store, batch) if item.comparison.source not in HIDDEN}
+        labels += counting_labels(context.project.store, batch)
     return items, labels
 
 
-def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Label]) -> dict[str, Any]:
+def _statistics(
+    context: Context, items: dict[str, Stored], labels: Sequence[Label], margins: dict[str, float], scale: float
+) -> dict[str, Any]:
     def of(source: str) -> list[Label]:
         return [label for label in labels if items[label.comparison].comparison.source == source]
 
@@ -83,7 +116,6 @@ def _statistics(context: Context, items: dict[str, Stored], labels: Sequence[Lab
     cross_verdicts, inside_verdicts = ([label.verdict for label in kept] for kept in (cross, inside))
     agreed: dict[str, Any] = dict.fromkeys(("agreement_cross", "agreement_inside", "overclaim"))
     if context.config.fits_reward_models:
-        margins, scale = _reward_margins(context, items)
         cross_margins, inside_margins = ([margins[label.comparison] for label in kept] for kept in (cross, inside))
         agreed = {
             "agreement_cross": asdict(agreement(cross_verdicts, cross_margins)),
@@ -181,6 +213,9 @@ def run_decide(context: Context) -> StageResult:
         reason = f"win rate {observed['value']:.2f} over {observed['n']} labels is {sign} {threshold:.2f}"
         verdict = "approve" if passed else "decline"
         gate = decide(store, gate.id, verdict, SIMULATED_APPROVER, digest=gate.digest, reason=reason)
+    if gate.state == "superseded":
+        reason = "labels behind its evidence went into quarantine or came out of it"
+        return StageResult({"gate": gate.id, "verdict": "superseded", "reason": reason})
     if gate.decision is None:
         return StageResult({"gate": gate.id, "verdict": "expired", "reason": "the policy was rolled back meanwhile"})
     keys = ("verdict", "approver", "approver_kind", "reason", "evidence_digest")

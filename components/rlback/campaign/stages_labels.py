@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from rlback.campaign.context import Context, StageResult
 from rlback.data import snapshot
+from rlback.errors import ConfigError
 from rlback.labelling.batches import (
     add_batch,
     batch_id,
@@ -20,6 +21,9 @@ from rlback.labelling.batches import (
     stored,
     write_labels,
 )
+from rlback.labelling.checks import GoldFile, Rules, add_checks, add_practice, agreed_before, read_gold, with_checks
+from rlback.labelling.quarantines import newest_row
+from rlback.labelling.slots import rebuild
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import batches
 from rlback.records import SYSTEM, Actor, Comparison, seed_of
@@ -49,12 +53,36 @@ def run_sample(context: Context) -> StageResult:
         items = _cross(context, candidate, start, prompts[: labels.cross])
         items += _pairs_within(context, candidate, prompts[labels.cross :], "inside")
     id_ = batch_id(context.campaign, round_, context.step.attempt)
+    regular, gold = len(items), _gold(context)
+    pool = gold.items[labels.practice :] if gold else agreed_before(context.project.store, context.campaign)
+    rules = Rules(labels.overlap, labels.gold_share, labels.repeat_share)
+    items, hidden = with_checks(id_, items, pool if labels.gold_share else (), rules, context.seed("checks"))
 
     def record(transaction: Transaction) -> None:
-        add_batch(transaction, context.campaign, round_, context.step.attempt, items, labels.annotators, SYSTEM)
+        shares = (labels.gold_share, labels.repeat_share)
+        add_batch(
+            transaction, context.campaign, round_, context.step.attempt, items, labels.annotators, SYSTEM, labels.overlap, shares
+        )
+        add_checks(transaction, context.campaign, id_, hidden)
+        if gold:
+            add_practice(transaction, context.campaign, gold.items[: labels.practice], gold.sha256)
+        if labels.annotators == "human":
+            rebuild(transaction, id_)
 
     too_long = context.source.prompts_too_long()
-    return StageResult({"batch": id_, "size": len(items), **({"prompts_too_long": too_long} if too_long else {})}, record)
+    watched = {"checks": len(hidden), "gold_file": gold.sha256 if gold else None} if hidden or gold else {}
+    return StageResult({"batch": id_, "size": regular, **watched, **({"prompts_too_long": too_long} if too_long else {})}, record)
+
+
+def _gold(context: Context) -> GoldFile | None:
+    """The configured file of comparisons with known answers, which lies in the project."""
+    name, root = context.config.labels.gold_file, context.project.root.resolve()
+    if name is None:
+        return None
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ConfigError(f"labels.gold_file: {name} lies outside the project", remedy="copy the file into it")
+    return read_gold(path)
 
 
 def _fresh_prompts(context: Context, n: int) -> list[str]:
@@ -138,11 +166,15 @@ def run_snapshot(context: Context) -> StageResult:
         )
     ]
     temporary = directory / ".labels.new"
+    # Which labels are in quarantine is settled here; the fit that follows goes by the same row.
+    until = newest_row(store)
     with temporary.open("wb") as handle:
-        write_labels(store, ids, handle.write)
+        write_labels(store, ids, handle.write, until=until)
     temporary.replace(directory / "labels.jsonl")
     version = snapshot.freeze(context.project.root, directory)
     output = {**asdict(version), "path": context.project.relative(directory), "batches": ids}
+    if until:
+        output["quarantine"] = until
 
     def record(transaction: Transaction) -> None:
         transaction.event(

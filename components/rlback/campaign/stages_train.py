@@ -190,13 +190,17 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
     from rlback.models.conversations import prompt_ids
     from rlback.training.reward import TokenPair
 
+    source = context.config.source
+    frozen = [round_ for (round_, stage, _) in context.recorded if stage == "snapshot"]
+    # As of the newest snapshot: what is in quarantine since then leaves the next one.
+    until = context.output("snapshot", max(frozen)).get("quarantine", 0) if frozen else None
     pairs, counts = [], {"a": 0, "b": 0, "tie": 0, "skip": 0}
     for (round_, stage, attempt), output in sorted(context.recorded.items()):
         if stage != "label" or round_ > context.step.round:
             continue
         del attempt
         by_id = {item.id: item.comparison for item in stored(context.project.store, output["batch"])}
-        for label in counting_labels(context.project.store, output["batch"]):
+        for label in counting_labels(context.project.store, output["batch"], until=until):
             counts[label.verdict] += 1
             item = by_id[label.comparison]
             if label.verdict == "skip" or not (item.a.ids and item.b.ids) or item.a.ids == item.b.ids:
@@ -205,7 +209,24 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
             target = 0.5 if label.verdict == "tie" else 1.0
             prompt = prompt_ids(base.tokenizer, item.prompt)
             pairs.append(TokenPair(prompt, chosen.ids, rejected.ids, target=target))
+    for batch in _imported(context, frozen):
+        imported = {item.id: item.comparison for item in stored(context.project.store, batch)}
+        for label in counting_labels(context.project.store, batch, until=until):
+            counts[label.verdict] += 1
+            item = imported[label.comparison]
+            if label.verdict == "skip" or item.a.text == item.b.text:
+                continue
+            chosen, rejected = (item.b, item.a) if label.verdict == "b" else (item.a, item.b)
+            pair = PreferencePair(item.prompt, chosen.text, rejected.text)
+            tokens = _token_pair(base, pair, source.max_prompt_tokens, source.max_completion_tokens)
+            pairs.append(replace(tokens, target=0.5 if label.verdict == "tie" else 1.0))
     return pairs, counts
+
+
+def _imported(context: Context, frozen: list[int]) -> list[str]:
+    """The batches of the newest snapshot that came from files."""
+    made = {output["batch"] for (_, stage, _), output in context.recorded.items() if stage == "label"}
+    return [batch for batch in context.output("snapshot", max(frozen)).get("batches", ()) if batch not in made] if frozen else []
 
 
 def _token_pair(base: Policy, pair: PreferencePair, prompt_limit: int, completion_limit: int) -> TokenPair:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlback import __version__
 from rlback.cli import claims
+from rlback.cli.label_verbs import add_export, add_label_verbs
 from rlback.errors import RlbackError
 
 EPILOG = """\
@@ -144,13 +145,10 @@ def build() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
 
+    add_label_verbs(verb, _actor, _json, _reason)
+
     export = verb("export", "console:export", "the labels of a batch as JSON lines")
-    export.add_argument("batch", help="as `rlback status` names it: CAMPAIGN.rN")
-    export.add_argument(
-        "--form", choices=("raw", "trl", "trl-conversational"), default="raw",
-        help="everything a label holds (default), or preference pairs as `rlback run --pairs` reads them",
-    )  # fmt: skip
-    export.add_argument("--output", metavar="FILE", help="default: standard output")
+    add_export(export)
     _actor(export)
 
     console = verb("console", "console:console", "the same in a browser: label, gates, timeline, ledger")

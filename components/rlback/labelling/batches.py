@@ -15,9 +15,15 @@ from typing import Any
 from sqlalchemy import func, insert, select
 
 from rlback.errors import DataError
+from rlback.labelling.quarantines import in_force
+from rlback.labelling.slots import filled, missing, note_label
+from rlback.ledger.label_tables import batch_rules
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
 from rlback.records import Actor, Comparison, Completion, Verdict, canonical_json, digest_of
+
+#: Comparisons that watch over annotators (see `labelling.checks`); their labels count nowhere else.
+HIDDEN = ("gold", "repeat")
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,22 @@ def add_batch(
     items: Sequence[Comparison],
     annotators: str,
     actor: Actor,
+    overlap: int = 1,
+    shares: tuple[float, float] = (0.0, 0.0),
 ) -> str:
-    """Stores a batch and records it; returns its id."""
+    """Stores a batch and records it; returns its id.
+
+    `overlap` is how many annotators each comparison is for; `shares` those of gold items and repeats.
+    """
     id_ = batch_id(campaign, round_, attempt)
+    return add_batch_as(transaction, id_, campaign, round_, attempt, items, annotators, actor, overlap, shares)
+
+
+def add_batch_as(
+    transaction: Transaction, id_: str, campaign: str, round_: int, attempt: int, items: Sequence[Comparison], annotators: str,
+    actor: Actor, overlap: int = 1, shares: tuple[float, float] = (0.0, 0.0),
+) -> str:
+    """As `add_batch`, under an id of one's own. An attempt below 1 is a batch that was imported, closed from the start."""
     rows = [
         {
             "id": f"{id_}.{position}",
@@ -78,9 +97,16 @@ def add_batch(
         )
     )  # fmt: skip
     transaction.execute(insert(comparisons), rows)
+    rules: dict[str, Any] = {}
+    if overlap > 1 or any(shares):
+        regular = sum(item.source not in HIDDEN for item in items)
+        target = round(regular * overlap / (1 - sum(shares)))
+        rules = {"overlap": overlap, "gold_share": shares[0], "repeat_share": shares[1], "target": target}
+        transaction.execute(insert(batch_rules).values(batch=id_, **rules))
     transaction.event(
-        "batch.created", campaign, actor, {"batch": id_, "round": round_, "size": len(rows), "digest": digest}
-    )
+        "batch.created", campaign, actor,
+        {"batch": id_, "round": round_, "size": len(rows), "digest": digest, **({"rules": rules} if rules else {})},
+    )  # fmt: skip
     return id_
 
 
@@ -106,26 +132,21 @@ def _stored(row: Any) -> Stored:
 
 
 def unlabelled(store: Store, batch: str, annotator: str | None = None) -> list[Stored]:
-    """Comparisons of a batch that nobody (or that this annotator) has labelled yet, in order."""
-    given = select(labels.c.comparison)
-    if annotator is not None:
-        given = given.where(labels.c.annotator == annotator)
-    rows = store.rows(
-        select(comparisons)
-        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(given))
-        .order_by(comparisons.c.position)
-    )
-    return [_stored(row) for row in rows]
+    """Comparisons of a batch that lack labels (that this annotator might give), in order; checks are left out.
+
+    A label in quarantine is as good as none, and so is one that was taken back.
+    """
+    if annotator is None:
+        waiting = {id_ for id_, left in missing(store, batch).items() if left}
+    else:
+        mine = {id_ for id_, those in filled(store, batch).items() if annotator in those}
+        waiting = {id_ for id_ in missing(store, batch) if id_ not in mine}
+    return [item for item in stored(store, batch) if item.id in waiting]
 
 
 def open_count(store: Store, batch: str) -> int:
-    """How many comparisons of a batch have no label at all."""
-    query = (
-        select(func.count())
-        .select_from(comparisons)
-        .where(comparisons.c.batch == batch, comparisons.c.id.not_in(select(labels.c.comparison)))
-    )
-    return int(store.rows(query)[0][0])
+    """How many comparisons of a batch have fewer labels that count than annotators they are for."""
+    return sum(left > 0 for left in missing(store, batch).values())
 
 
 def record_label(
@@ -161,6 +182,7 @@ def record_label(
         values = _row(comparison, annotator, verdict, left_side, revision, seconds)
         number = transaction.execute(insert(labels).values(**values)).inserted_primary_key[0]
         attached = attach(transaction, number) if attach else {}
+        note_label(transaction, batch, comparison, annotator.name, revision, values["time"])
         transaction.event(
             "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
@@ -187,6 +209,8 @@ def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
         raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones", missing=True)
     if row.annotators != annotator.kind:
         raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
+    if row.attempt < 1:
+        raise DataError(f"batch {batch} was imported; it takes no labels", remedy="import a file with more of them")
     if _closed(transaction, row.campaign, row.round, row.attempt):
         raise DataError(
             f"batch {batch} is closed: its labels are already part of the evidence at a gate",
@@ -240,20 +264,35 @@ def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) 
     return transaction.execute(query).first() is not None
 
 
-def counting_labels(store: Store, batch: str) -> list[Label]:
-    """The newest label of each annotator on each comparison of a batch, in order of position and annotator."""
-    rows = store.rows(
+def counting_labels(where: Store | Transaction, batch: str, *, until: int | None = None) -> list[Label]:
+    """The newest label of each annotator on each comparison of a batch, in order of position and annotator.
+
+    Labels in quarantine are left out, and those of checks; `until` says as of which row of the quarantines.
+    """
+    rows = where.rows(
         select(labels, comparisons.c.position)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
-        .where(comparisons.c.batch == batch)
+        .where(comparisons.c.batch == batch, comparisons.c.source.not_in(HIDDEN))
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
+    held = in_force(where, until)
     newest: dict[tuple[str, str], Label] = {}
     for row in rows:
         newest[(row.comparison, row.annotator)] = Label(
             row.comparison, row.annotator, row.annotator_kind, row.verdict, row.left_side, row.time
         )
-    return list(newest.values())
+    return [label for label in newest.values() if held.over(label.annotator, batch, label.comparison) is None]
+
+
+def given(store: Store, batch: str) -> list[tuple[str, str]]:
+    """Who has labelled what in a batch, in quarantine or not: (comparison, annotator), once each."""
+    query = (
+        select(labels.c.comparison, labels.c.annotator)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .where(comparisons.c.batch == batch)
+        .distinct()
+    )
+    return [(row.comparison, row.annotator) for row in store.rows(query)]
 
 
 def labels_digest(items: Sequence[Label]) -> str:
@@ -261,16 +300,18 @@ def labels_digest(items: Sequence[Label]) -> str:
     return digest_of([[x.comparison, x.annotator, x.verdict, x.left_side] for x in items])
 
 
-def write_labels(store: Store, batch_ids: Sequence[str], write: Callable[[bytes], object]) -> str:
+def write_labels(
+    store: Store, batch_ids: Sequence[str], write: Callable[[bytes], object], *, until: int | None = None
+) -> str:
     """Writes every counting label of some batches as JSON lines; returns the SHA-256 of the bytes written.
 
     A line holds the comparison in full, so that the file alone is enough to fit a reward model. Times are
-    left out: the same labels give the same bytes.
+    left out: the same labels give the same bytes. `until` as in `counting_labels`.
     """
     sha = hashlib.sha256()
     for batch in batch_ids:
         by_id = {item.id: item for item in stored(store, batch)}
-        for label in counting_labels(store, batch):
+        for label in counting_labels(store, batch, until=until):
             item = by_id[label.comparison].comparison
             line = dumps(
                 {

@@ -9,17 +9,19 @@ from typing import Any
 from sqlalchemy import select
 
 from rlback.errors import DataError
-from rlback.labelling.batches import Stored, stored
+from rlback.labelling.batches import HIDDEN, Stored, stored
+from rlback.labelling.foreign import Said, argilla_record, label_studio_task, side_of, task_of
+from rlback.labelling.quarantines import InForce, in_force
 from rlback.ledger.console_tables import label_details
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, comparisons, labels
 from rlback.records import Actor
 
-FORMS = ("raw", "trl", "trl-conversational")
+FORMS = ("raw", "trl", "trl-conversational", "label-studio", "argilla")
 
 
 def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
-    """The labels of a batch as JSON lines; what was exported, and by whom, is an event.
+    """The labels of a batch as JSON lines (Label Studio: a list); what was exported, and by whom, is an event.
 
     `raw` has a line for every label ever given, revisions and all. The others have one for each decisive label that
     counts; ties, both bad and skips prefer nothing, so they are in `raw` only, and the event counts them. So are pairs
@@ -42,27 +44,55 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
         .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
     )
     newest = {(r.comparison, r.annotator): r.revision for r in given}
+    held = in_force(store)
     lines: list[dict[str, Any]] = []
-    counts = {"labels": len(newest), "decisive": 0, "tie": 0, "skip": 0, "empty": 0}
+    counts = {"labels": len(newest), "checks": 0, "decisive": 0, "tie": 0, "skip": 0, "empty": 0, "quarantined": 0}
     for label in given:
         counting = newest[label.comparison, label.annotator] == label.revision
+        if items[label.comparison].comparison.source in HIDDEN:
+            counts["checks"] += counting
+            if form == "raw":
+                lines.append({**_raw(items[label.comparison], label, False), "quarantine": None})
+            continue
+        over = held.over(label.annotator, batch, label.comparison)
+        if counting and over is not None:
+            counts["quarantined"] += 1
+            counting = False
         if counting:
             counts["decisive" if label.verdict in ("a", "b") else label.verdict] += 1
         if form == "raw":
-            lines.append(_raw(items[label.comparison], label, counting))
-        elif counting and label.verdict in ("a", "b"):
+            lines.append({**_raw(items[label.comparison], label, counting), "quarantine": over and over.id})
+        elif form.startswith("trl") and counting and label.verdict in ("a", "b"):
             item = items[label.comparison].comparison
             if item.a.text.strip() and item.b.text.strip():
                 lines.append(_pair(items[label.comparison], label.verdict, form))
             else:
                 counts["empty"] += 1
+    if form in ("label-studio", "argilla"):
+        lines = _tasks(items, given, newest, held, batch, form)
     content = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode()
+    if form == "label-studio":
+        content = (json.dumps(lines, sort_keys=True, indent=1) + "\n").encode()  # it reads a list, no lines
     with store.transaction() as transaction:
         transaction.event(
             "labels.exported", row.campaign, actor,
             {"batch": batch, "form": form, "lines": len(lines), "sha256": hashlib.sha256(content).hexdigest(), **counts},
         )  # fmt: skip
     return content
+
+
+def _tasks(items: Any, given: Any, newest: Any, held: InForce, batch: str, form: str) -> list[dict[str, Any]]:
+    """Every comparison as a task of another tool, with the labels that count; checks stay here."""
+    said: dict[str, list[Said]] = {}
+    tasks = {i: task_of(i, x.comparison.prompt, x.comparison.a, x.comparison.b) for i, x in items.items()}
+    for label in given:
+        counting = newest[label.comparison, label.annotator] == label.revision
+        if counting and not held.over(label.annotator, batch, label.comparison):
+            side = side_of(label.verdict, label.choice == "both-bad", tasks[label.comparison].left)
+            if label.choice != "undo":
+                said.setdefault(label.comparison, []).append(Said(side, label.annotator, label.seconds, label.time))
+    make = label_studio_task if form == "label-studio" else argilla_record
+    return [make(task, said.get(i, [])) for i, task in tasks.items() if items[i].comparison.source not in HIDDEN]
 
 
 def _raw(item: Stored, label: Any, counting: bool) -> dict[str, Any]:

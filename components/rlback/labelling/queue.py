@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import secrets
 import time
@@ -16,21 +17,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 
 from rlback.errors import DataError
 from rlback.labelling.batches import Stored, record_label, require_open, stored_one
 from rlback.labelling.choices import Judgement, judged
 from rlback.labelling.guidelines import current_version
+from rlback.labelling.quarantines import counts, in_force
+from rlback.labelling.slots import ensure, tally
 from rlback.ledger.console_tables import label_details, showings
+from rlback.ledger.label_tables import batch_rules, checks, slots
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
-from rlback.records import Actor, digest_of
+from rlback.records import Actor, digest_of, seed_of
 
 LEASE_S = 600
 INTERFACE = "console 1"
 #: Among how many waiting comparisons the next one is drawn; keeps the query short in a batch of any size.
-DRAW_FROM = 200
+DRAW_FROM = 100
+#: How many labels of one's own lie at least between a comparison and its repeat.
+REPEAT_AFTER = 5
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -55,7 +61,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a batch is, and one annotator in it. `pace` is in labels a minute over their last ten, if any."""
+    """How far a batch is in labels, and one annotator in it. `pace` is in labels a minute over their last ten, if any."""
 
     size: int
     labelled: int
@@ -70,14 +76,16 @@ def next_shown(store: Store, batch: str, annotator: Actor, without: Sequence[str
     `without` are comparisons they have in hand. With `second`, one that others have labelled and they have not.
 
     Raises:
-        DataError: there is no such batch, people do not label it, or it is closed.
+        DataError: there is no such batch, people do not label it, it is closed, or the annotator is in quarantine.
     """
     with store.transaction() as transaction:
         require_open(transaction, batch, annotator)
+        _require_counted(transaction, batch, annotator)
         moment = time.time()
-        id_ = _held(transaction, batch, annotator, without, moment, second) or _free(
-            transaction, batch, annotator, without, moment, second
-        )
+        ensure(transaction, batch)
+        id_ = _held(transaction, batch, annotator, without, moment, second)
+        if id_ is None and (id_ := _free(transaction, batch, annotator, without, moment, second)) and not second:
+            id_ = _check(transaction, batch, annotator) or id_
         if id_ is None:
             return None
         left = _lease(transaction, id_, annotator, moment)
@@ -166,11 +174,12 @@ def undo(store: Store, batch: str, annotator: Actor, key: str) -> Given | None:
 
 
 def progress(store: Store, batch: str, annotator: Actor) -> Progress:
-    """How far the batch is, and this annotator in it."""
-    size = store.first(select(batches.c.size).where(batches.c.id == batch))
-    given = select(func.count(func.distinct(labels.c.comparison))).join(comparisons, labels.c.comparison == comparisons.c.id)
-    mine = given.where(comparisons.c.batch == batch, labels.c.annotator == annotator.name)
-    today = given.where(labels.c.annotator == annotator.name, labels.c.time >= now()[:10])
+    """How far the batch is, and this annotator in it. Counted in labels: a check looks like any other."""
+    size = store.first(
+        select(batches.c.size, batch_rules.c.target)
+        .outerjoin(batch_rules, batch_rules.c.batch == batches.c.id)
+        .where(batches.c.id == batch)
+    )
     last = store.rows(
         select(labels.c.seconds)
         .where(labels.c.annotator == annotator.name, labels.c.seconds > 0)
@@ -178,13 +187,21 @@ def progress(store: Store, batch: str, annotator: Actor) -> Progress:
         .limit(10)
     )
     total = sum(row.seconds for row in last)
+    given = tally(store, batch, annotator.name, now()[:10])
+    whole = int(size.target or size.size) if size else 0
     return Progress(
-        int(size.size) if size else 0,
-        int(store.rows(given.where(comparisons.c.batch == batch))[0][0]),
-        int(store.rows(mine)[0][0]),
-        int(store.rows(today)[0][0]),
-        60 * len(last) / total if total else None,
+        whole, min(whole, given["labelled"]), given["mine"], given["today"], 60 * len(last) / total if total else None
     )
+
+
+def _require_counted(transaction: Transaction, batch: str, annotator: Actor) -> None:
+    """Nobody is given work that would count for nothing."""
+    held = in_force(transaction).over(annotator.name, batch, "")
+    if held is not None:
+        raise DataError(
+            f"your labels{f' in {batch}' if held.batch else ''} are in quarantine since {held.time[:10]}, and new ones would be",
+            remedy=f"ask {held.by}, who put them there",
+        )
 
 
 class _Repeated(Exception):
@@ -210,50 +227,111 @@ def _again(row: Any, comparison: str, annotator: Actor) -> Given:
 
 
 def _others_lease(transaction: Transaction, comparison: str, annotator: Actor, moment: float) -> bool:
-    query = select(showings.c.annotator).where(
+    """Whether others hold as many leases on a comparison as it lacks labels."""
+    held = select(func.count()).where(
         showings.c.comparison == comparison, showings.c.annotator != annotator.name, showings.c.until > moment
     )
-    return transaction.execute(query).first() is not None
+    left = transaction.execute(select(slots.c.missing).where(slots.c.comparison == comparison)).scalar()
+    return int(transaction.execute(held).scalar_one()) >= max(1, left or 0)
 
 
-def _open_to(batch: str, annotator: Actor, without: Sequence[str], second: bool) -> Any:
-    """Comparisons that this annotator might be shown, leases aside. An undone label leaves its comparison open to them."""
+def _mine(annotator: Actor, comparison: Any) -> Any:
+    """As a condition: this annotator's newest label on a comparison is not one they took back."""
     newest = (
-        select(func.max(labels.c.id)).where(labels.c.annotator == annotator.name).group_by(labels.c.comparison).scalar_subquery()
+        select(func.max(labels.c.id))
+        .where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
+        .scalar_subquery()
     )
-    undone = select(label_details.c.label).where(label_details.c.choice == "undo")
-    mine = select(labels.c.comparison).where(labels.c.id.in_(newest), labels.c.id.not_in(undone))
-    anybody = select(labels.c.comparison).where(
-        labels.c.annotator != annotator.name, labels.c.verdict != "skip" if second else labels.c.id > 0
-    )
-    query = select(comparisons.c.id).where(
-        comparisons.c.batch == batch, comparisons.c.id.not_in(mine), comparisons.c.id.not_in(list(without))
-    )
-    return query.where(comparisons.c.id.in_(anybody) if second else comparisons.c.id.not_in(anybody))
+    undone = select(label_details.c.label).where(label_details.c.label == newest, label_details.c.choice == "undo")
+    given = select(labels.c.id).where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
+    return given.exists() & ~undone.exists()
 
 
 def _held(
     transaction: Transaction, batch: str, annotator: Actor, without: Sequence[str], moment: float, second: bool
 ) -> str | None:
+    """A comparison leased to the annotator already."""
     query = (
-        _open_to(batch, annotator, without, second)
-        .join(showings, showings.c.comparison == comparisons.c.id)
-        .where(showings.c.annotator == annotator.name, showings.c.until > moment)
+        select(showings.c.comparison)
+        .join(comparisons, comparisons.c.id == showings.c.comparison)
+        .where(
+            showings.c.annotator == annotator.name, showings.c.until > moment, comparisons.c.batch == batch,
+            showings.c.comparison.not_in(list(without)), ~_mine(annotator, showings.c.comparison),
+        )
         .order_by(showings.c.opened)
-    )
+    )  # fmt: skip
+    if second:
+        query = query.where(_by_others(batch, annotator, showings.c.comparison))
     return transaction.execute(query.limit(1)).scalar()
+
+
+def _by_others(batch: str, annotator: Actor, comparison: Any) -> Any:
+    return (
+        select(labels.c.id)
+        .where(
+            counts(batch), labels.c.comparison == comparison, labels.c.annotator != annotator.name, labels.c.verdict != "skip"
+        )
+        .exists()
+    )
 
 
 def _free(
     transaction: Transaction, batch: str, annotator: Actor, without: Sequence[str], moment: float, second: bool
 ) -> str | None:
-    leased = select(showings.c.comparison).where(showings.c.annotator != annotator.name, showings.c.until > moment)
-    query = _open_to(batch, annotator, without, second)
-    if not second:
-        query = query.where(comparisons.c.id.not_in(leased))
-    waiting = transaction.execute(query.order_by(comparisons.c.position).limit(DRAW_FROM)).scalars().all()
+    """A comparison that lacks labels and leases; with `second`, one that others have labelled."""
+    query = select(slots.c.comparison).where(
+        slots.c.batch == batch, slots.c.comparison.not_in(list(without)), ~_mine(annotator, slots.c.comparison)
+    )
+    if second:
+        query = query.where(_by_others(batch, annotator, slots.c.comparison))
+    else:
+        leases = (
+            select(func.count())
+            .where(
+                showings.c.comparison == slots.c.comparison, showings.c.annotator != annotator.name,
+                showings.c.until > moment,
+            )
+            .scalar_subquery()
+        )  # fmt: skip
+        query = query.where(text("slots.missing > 0"), leases < slots.c.missing)
+    waiting = transaction.execute(query.order_by(slots.c.position).limit(DRAW_FROM)).scalars().all()
+    return _first_for(annotator, waiting)
+
+
+def _first_for(annotator: Actor, waiting: Sequence[str]) -> str | None:
     # An order of each annotator's own, so that no comparison is always the last of a tired day.
     return min(waiting, key=lambda id_: hashlib.sha256(f"{annotator.name}\x1f{id_}".encode()).digest(), default=None)
+
+
+def _check(transaction: Transaction, batch: str, annotator: Actor) -> str | None:
+    """A gold item or a repeat, where the draw says that one is due and there is one this annotator has not seen."""
+    rules = transaction.execute(select(batch_rules).where(batch_rules.c.batch == batch)).first()
+    if rules is None or not rules.gold_share + rules.repeat_share:
+        return None
+    seen = (
+        select(showings.c.comparison)
+        .join(comparisons, comparisons.c.id == showings.c.comparison)
+        .where(showings.c.annotator == annotator.name, comparisons.c.batch == batch)
+    )
+    before = transaction.execute(select(func.count()).select_from(seen.subquery())).scalar_one()
+    # Which places are for checks depends on annotator and place alone, so that asking again gives no other draw.
+    drawn = random.Random(seed_of("check", batch, annotator.name, before)).random()
+    kind = "gold" if drawn < rules.gold_share else "repeat" if drawn < rules.gold_share + rules.repeat_share else ""
+    if not kind:
+        return None
+    query = (
+        select(checks.c.comparison)
+        .join(comparisons, comparisons.c.id == checks.c.comparison)
+        .where(comparisons.c.batch == batch, checks.c.kind == kind, checks.c.comparison.not_in(seen))
+    )
+    # Not what they labelled themselves, in this batch or an earlier one that the item comes from.
+    own = select(labels.c.comparison).where(labels.c.annotator == annotator.name)
+    if kind == "gold":
+        query = query.where(checks.c.of.not_in(own))
+    else:
+        recent = own.order_by(labels.c.id.desc()).limit(REPEAT_AFTER)
+        query = query.where(checks.c.of.in_(own), checks.c.of.not_in(select(recent.subquery().c.comparison)))
+    return _first_for(annotator, transaction.execute(query).scalars().all())
 
 
 def _lease(transaction: Transaction, comparison: str, annotator: Actor, moment: float) -> str:

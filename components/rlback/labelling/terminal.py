@@ -30,7 +30,8 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
     Every label is stored before the next comparison is shown. Standard input that is no terminal holds keys with or
     without blanks or line ends between them, or words of which the first letter counts (`_piped`).
     """
-    waiting = unlabelled(store, batch)
+    mine = {item.id for item in unlabelled(store, batch, annotator.name)}
+    waiting = [item for item in unlabelled(store, batch) if item.id in mine]
     total, given = len(waiting), 0
     print(f"Which completion is better? {total} comparisons in {batch}, labelled as {annotator.name}.")
     previous: tuple[Stored, str] | None = None

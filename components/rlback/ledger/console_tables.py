@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
-from rlback.ledger.store import Store
+from rlback.ledger.store import Store, refuse_changes
 from rlback.ledger.tables import metadata
 
 users = Table(
@@ -71,6 +71,7 @@ showings = Table(
     Column("opened", String, nullable=False),
     Column("until", Float, nullable=False),  # end of the lease
     Index("leases_by_end", "until"),
+    Index("leases_by_annotator", "annotator", "until"),
 )
 
 label_details = Table(
@@ -103,9 +104,6 @@ def prepare(store: Store) -> None:
     """Adds the tables to a database that lacks them; again is no change."""
     with store.transaction() as transaction:
         metadata.create_all(transaction.connection, tables=list(TABLES), checkfirst=True)
-        for name in APPEND_ONLY:
-            for verb in ("UPDATE", "DELETE"):
-                transaction.connection.exec_driver_sql(
-                    f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-                    f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
-                )
+        for index in showings.indexes:  # a table that was there before may lack one
+            index.create(transaction.connection, checkfirst=True)
+        refuse_changes(transaction.connection, APPEND_ONLY)

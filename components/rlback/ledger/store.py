@@ -7,27 +7,41 @@ waited for half a minute. `RLBACK_DATABASE_URL` may name another SQLAlchemy URL.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, make_url, select
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from rlback.errors import LedgerError
-from rlback.ledger import gate_tables, outbox, tables
+from rlback.ledger import gate_tables, label_tables, outbox, tables
 from rlback.ledger.chain import GENESIS, Event, event_hash
 from rlback.ledger.heads import Heads
 from rlback.records import Actor, canonical_json
 
 BUSY_MS = 30_000
+#: Tables that a database made by an earlier version lacks; they are added when it is opened.
+LATER = (*label_tables.LABEL_TABLES, *outbox.TABLES, *gate_tables.TABLES)
+APPEND_ONLY_LATER = (*label_tables.LABEL_APPEND_ONLY, *gate_tables.APPEND_ONLY)
 
 
 def now() -> str:
     """The present moment, UTC, ISO 8601 to the millisecond. The order of events is `seq`, never this."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def refuse_changes(connection: Connection, names: Iterable[str]) -> None:
+    """Puts triggers on tables that refuse UPDATE and DELETE; again is no change."""
+    for name in names:
+        for verb in ("UPDATE", "DELETE"):
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
+                f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
+            )
 
 
 class Transaction:
@@ -40,6 +54,11 @@ class Transaction:
     def execute(self, statement: Any, *args: Any) -> Any:
         """Runs one SQLAlchemy statement inside the transaction."""
         return self.connection.execute(statement, *args)
+
+    def rows(self, statement: Any) -> Sequence[Any]:
+        """All rows of a query, as `Store.rows`, seen from inside the transaction."""
+        rows: Sequence[Any] = self.connection.execute(statement).all()
+        return rows
 
     def event(self, kind: str, subject: str, actor: Actor, payload: dict[str, Any]) -> Event:
         """Appends an event to the chain. It becomes visible with the change it stands for, or not at all."""
@@ -65,6 +84,8 @@ class Store:
     def __init__(self, url: str | URL, heads: Heads) -> None:
         self.engine = _engine(url)
         self.heads = heads
+        # Threads of one process queue here, in order; waiting for the database would be polling.
+        self._writing = threading.Lock()
         self._create()
 
     @classmethod
@@ -84,8 +105,7 @@ class Store:
         if held is None:
             with self._begin() as connection:
                 tables.metadata.create_all(connection)
-                for name in tables.APPEND_ONLY:
-                    _append_only(connection, name)
+                refuse_changes(connection, (*tables.APPEND_ONLY, *APPEND_ONLY_LATER))
                 connection.exec_driver_sql(
                     f"INSERT OR IGNORE INTO meta (key, value) VALUES ('schema', '{tables.SCHEMA_VERSION}')"
                 )
@@ -94,22 +114,15 @@ class Store:
                 f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
                 remedy="use the version of rlback that wrote it",
             )
-        if not self._has_later_tables():
+        elif not {table.name for table in LATER} <= set(inspect(self.engine).get_table_names()):
             with self._begin() as connection:
-                later = [*outbox.TABLES, *gate_tables.TABLES]
-                tables.metadata.create_all(connection, tables=later, checkfirst=True)
-                for name in gate_tables.APPEND_ONLY:
-                    _append_only(connection, name)
-
-    def _has_later_tables(self) -> bool:
-        """Whether the tables are there that a database made by an earlier version lacks."""
-        query = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'votes_no_delete'"
-        with self.engine.connect() as connection:
-            return connection.exec_driver_sql(query).first() is not None
+                tables.metadata.create_all(connection, tables=list(LATER), checkfirst=True)
+                label_tables.LABELS_BY_ANNOTATOR.create(connection, checkfirst=True)
+                refuse_changes(connection, APPEND_ONLY_LATER)
 
     @contextmanager
     def _begin(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+        with self._writing, self.engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -186,14 +199,6 @@ class Store:
     def close(self) -> None:
         """Closes every connection."""
         self.engine.dispose()
-
-
-def _append_only(connection: Connection, table: str) -> None:
-    for verb in ("UPDATE", "DELETE"):
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-        )
 
 
 def _engine(url: str | URL) -> Engine:

@@ -1,4 +1,6 @@
-"""Who may not approve a candidate: the one who started its campaign, or who gave more than half of its labels.
+"""Who may not approve a candidate: who started its campaign, gave more than half of its labels, or shaped them.
+
+Shaping is putting labels of the round in quarantine, or lifting that: it changes what the evidence says.
 
 On as soon as there are accounts. Before that names are only claimed (`--as NAME`), and one person may work alone.
 Declining and asking for more labels are open to everybody who may decide: neither lets a candidate pass.
@@ -13,6 +15,7 @@ from sqlalchemy import func, inspect, select
 
 from rlback.errors import NotPermitted
 from rlback.ledger.console_tables import users
+from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import batches, campaigns, comparisons, labels
 from rlback.records import Actor
@@ -26,6 +29,13 @@ def objection(run: Callable[[Any], Any], campaign: str, round_: int, approver: s
     started_by = run(select(campaigns.c.started_by).where(campaigns.c.name == campaign)).scalar()
     if started_by is not None and started_by.casefold() == approver.casefold():
         return f"{approver} started campaign {campaign}"
+    shaped = run(
+        select(quarantines.c.comparison).where(
+            func.lower(quarantines.c.actor) == approver.lower(), _touches(campaign, round_)
+        )
+    ).first()
+    if shaped is not None:
+        return f"{approver} decided which labels of this round are in quarantine"
     given = (
         select(labels.c.annotator, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(comparisons, labels.c.comparison == comparisons.c.id)
@@ -38,6 +48,18 @@ def objection(run: Callable[[Any], Any], campaign: str, round_: int, approver: s
     if own > LABEL_SHARE * total:
         return f"{approver} gave {own} of the {total} labels, more than {LABEL_SHARE:.0%}"
     return None
+
+
+def _touches(campaign: str, round_: int) -> Any:
+    """Rows of `quarantines` that concern labels of a round."""
+    these = select(batches.c.id).where(batches.c.campaign == campaign, batches.c.round == round_)
+    theirs = (
+        select(labels.c.annotator)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
+        .where(comparisons.c.batch.in_(these))
+    )
+    everywhere = (quarantines.c.batch == "") & quarantines.c.annotator.in_(theirs)
+    return quarantines.c.batch.in_(these) | everywhere
 
 
 def require(transaction: Transaction, gate: str, campaign: str, round_: int, approver: Actor) -> None:

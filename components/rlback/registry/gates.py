@@ -159,8 +159,19 @@ def expire(transaction: Transaction, id_: str, campaign: str, actor: Actor, reas
     transaction.event("gate.expired", campaign, actor, {"gate": id_, "reason": reason})
 
 
+def supersede(transaction: Transaction, id_: str, campaign: str, actor: Actor, reason: str) -> None:
+    """Closes an open gate whose evidence no longer holds; the candidate is measured anew and another gate opens."""
+    transaction.execute(update(gates).where(gates.c.id == id_, gates.c.state == "open").values(state="superseded"))
+    transaction.event("gate.superseded", campaign, actor, {"gate": id_, "reason": reason})
+
+
 def _already(store: Store, id_: str, state: str) -> GateRefused:
     decision = store.first(select(decisions).where(decisions.c.gate == id_))
+    if decision is None and state == "superseded":
+        return GateRefused(
+            f"the evidence at gate {id_} has changed: labels went into quarantine or came out of it",
+            remedy="`rlback advance` measures the candidate anew and opens another gate; look at that one",
+        )
     if decision is None:
         return GateRefused(f"gate {id_} is {state}; it takes no decision any more", remedy="see `rlback status`")
     return GateRefused(

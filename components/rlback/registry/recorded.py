@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from rlback.ledger.chain import Event
 from rlback.ledger.gate_tables import votes
+from rlback.ledger.label_tables import imported_labels
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, comparisons, decisions, gates, labels, stages, versions
 from rlback.records import digest_of
@@ -106,8 +107,8 @@ def _gates(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             }  # fmt: skip
         elif event.kind == "gate.decided":
             expected[said["gate"]]["state"] = STATE_AFTER[said["verdict"]]
-        elif event.kind == "gate.expired" and expected[said["gate"]]["state"] == "open":
-            expected[said["gate"]]["state"] = "expired"
+        elif event.kind in ("gate.expired", "gate.superseded") and expected[said["gate"]]["state"] == "open":
+            expected[said["gate"]]["state"] = event.kind.partition(".")[2]
     rows = store.rows(select(gates))
     for row in rows:
         if _digest(row.evidence) != expected.get(row.id, {}).get("evidence_digest"):
@@ -176,8 +177,11 @@ def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
         for e in recorded
         if e.kind == "label.given"
     }
+    imported = {row.label for row in store.rows(select(imported_labels.c.label))}  # see `recorded_labels`
     simulated: dict[str, list[list[str]]] = {}
     for row in store.rows(select(labels).order_by(labels.c.id)):
+        if row.id in imported:
+            continue
         if row.annotator_kind == "simulated":
             batch = row.comparison.rpartition(".")[0]
             simulated.setdefault(batch, []).append([row.comparison, row.verdict, row.left_side])

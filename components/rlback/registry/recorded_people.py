@@ -13,6 +13,7 @@ from sqlalchemy import inspect, select
 
 from rlback.ledger.chain import Event
 from rlback.ledger.console_tables import identities, label_details, users
+from rlback.ledger.label_tables import imported_labels
 from rlback.ledger.store import Store
 from rlback.ledger.tables import labels
 from rlback.records import digest_of
@@ -62,7 +63,9 @@ def _details(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     rows: Sequence[Any] = []
     if _held(store, label_details.name):
         columns = (labels.c.comparison, labels.c.annotator, labels.c.revision, label_details)
-        rows = store.rows(select(*columns).join(labels, label_details.c.label == labels.c.id))
+        imported = select(imported_labels.c.label)  # compared in `recorded_labels`
+        joined = select(*columns).join(labels, label_details.c.label == labels.c.id)
+        rows = store.rows(joined.where(label_details.c.label.not_in(imported)))
     names = [column.name for column in label_details.c if column.name != "label"]
     for row in rows:
         said = expected.pop((row.comparison, row.annotator, row.revision), None)

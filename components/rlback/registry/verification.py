@@ -21,6 +21,7 @@ from rlback.project import Project
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_aliases, list_versions
 from rlback.registry.recorded import ROW_CHECKS, Finding
+from rlback.registry.recorded_labels import LABEL_CHECKS
 from rlback.registry.recorded_people import PEOPLE_CHECKS
 
 #: How often rows and events are read anew where a running campaign writes in between.
@@ -74,7 +75,7 @@ def verify(
     for _ in range(ATTEMPTS):
         del findings[before:]
         recorded = gather("events", store.events)
-        for where, rows_agree in {**ROW_CHECKS, **PEOPLE_CHECKS}.items() if recorded else ():
+        for where, rows_agree in {**ROW_CHECKS, **LABEL_CHECKS, **PEOPLE_CHECKS}.items() if recorded else ():
             findings += gather(where, partial(rows_agree, store, recorded))
         count = len(gather("ledger", lambda: store.rows(select(events.c.seq))))
         if count == len(recorded):  # else a process wrote meanwhile, and rows were compared with older events

@@ -28,6 +28,8 @@ SAID = {
     "more-labels": "More labels are asked for, and that is on record.",
     "label": "Saved.",
     "undone": "The last label is taken back.",
+    "quarantined": "In quarantine, and on record. These labels stay, and nothing counts them.",
+    "lifted": "The quarantine is lifted, and that is on record. The labels count again.",
     "rolled-back": "Rolled back, and on record.",
     "voted": "Your approval is on record; the gate waits for others.",
     "glass": "Approved alone, and on record where everybody sees it.",

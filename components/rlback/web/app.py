@@ -26,6 +26,7 @@ from rlback.web import (
     pages_label,
     pages_ledger,
     pages_oidc,
+    pages_practice,
     pages_quality,
     pages_release,
     pages_runs,
@@ -38,8 +39,8 @@ from rlback.web.refusals import Refused, status_of
 from rlback.web.visit import Console
 
 ROOMS = (
-    pages_home, pages_account, pages_label, pages_guideline, pages_gate, pages_timeline, pages_audit, pages_ledger,
-    pages_quality, pages_runs, pages_release, pages_oidc,
+    pages_home, pages_account, pages_label, pages_practice, pages_guideline, pages_gate, pages_timeline, pages_audit,
+    pages_ledger, pages_quality, pages_runs, pages_release, pages_oidc,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 

@@ -16,6 +16,7 @@ from typing import Any
 from rlback.web.refusals import Refused
 
 BODY_BYTES = 64 * 1024
+FILE_BYTES = 16 * 1024 * 1024  # of a file of labels; see `pages_quality.import_file`
 READS = (240, 8.0)  # of one session or token: burst, and requests a second after it
 WRITES = (60, 2.0)
 CROWD = 20  # how many times as much one address may, which a proxy or an office shares
@@ -89,7 +90,7 @@ class Guard:
 
         try:
             scope = self._checked(scope)
-            await self.app(scope, _capped(receive), answer)
+            await self.app(scope, _capped(receive, _most(scope)), answer)
         except Refused as refused:
             if started:
                 raise
@@ -108,8 +109,9 @@ class Guard:
         writes = scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if writes:
             _check_origin(headers, self.hosts, bearer)
-            if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > BODY_BYTES:
-                raise Refused(413, f"a request has at most {BODY_BYTES // 1024} KiB", remedy="send less at once")
+            most = _most(scope)
+            if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > most:
+                raise Refused(413, f"a request has at most {most // 1024} KiB here", remedy="send less at once")
         address, kind = (scope.get("client") or ("?",))[0], "w" if writes else "r"
         secret = headers.get("authorization", "") + headers.get("cookie", "")
         client = hashlib.sha256(secret.encode()).hexdigest()[:16] if secret else ""
@@ -143,15 +145,21 @@ def _check_origin(headers: dict[str, str], hosts: frozenset[str], bearer: bool) 
         raise Refused(403, "the request comes from a page of another site", remedy="use the console's own pages")
 
 
-def _capped(receive: Receive) -> Receive:
+def _most(scope: Scope) -> int:
+    """A file of labels may be large; it is read only for who is signed in, which the handler sees to afterwards."""
+    path = scope["path"].removesuffix(".json")
+    return FILE_BYTES if path.startswith("/campaigns/") and path.endswith("/import") else BODY_BYTES
+
+
+def _capped(receive: Receive, most: int) -> Receive:
     read = 0
 
     async def capped() -> MutableMapping[str, Any]:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > BODY_BYTES:
-            raise Refused(413, f"a request has at most {BODY_BYTES // 1024} KiB", remedy="send less at once")
+        if read > most:
+            raise Refused(413, f"a request has at most {most // 1024} KiB here", remedy="send less at once")
         return message
 
     return capped

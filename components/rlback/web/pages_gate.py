@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from rlback.accounts.users import list_users
 from rlback.campaign import machine
+from rlback.campaign.context import load_recorded
 from rlback.campaign.deadlines import deadline_of
 from rlback.campaign.deciding import decide_as_person, decline_plan
+from rlback.campaign.plan import newest_batch
 from rlback.labelling.batches import batch_id
 from rlback.ledger.tables import gates, stages
 from rlback.records import seed_of
@@ -67,7 +69,7 @@ def show(request: Request, id_: str) -> Response:
         "start": gate.evidence["start"], "reward_model": gate.evidence["reward_model"], "labels": gate.evidence["labels"],
         "verdicts": verdict_table(visit, gate), "monitors": monitors(visit, gate),
         "samples": samples(gate), "decision": _decision(gate),
-        "batch": batch_id(gate.campaign, gate.round, gate.attempt) if gate.evidence["labels"]["count"] else None,
+        "batch": _batch(visit, gate) if gate.evidence["labels"]["count"] else None,
         "approver_kind": approver, "may_decide": visit.may("decide") and approver == "human", "objection": why,
         "could_approve": could_approve(visit, gate) if gate.state == "open" and approver == "human" else [],
         "label_share": LABEL_SHARE, "decline_plan": decline_plan(visit.project, gate) if gate.state == "open" else [],
@@ -140,6 +142,8 @@ def verdict_table(visit: Visit, gate: Gate) -> list[dict[str, Any]]:
         if found["overclaim"] is not None:
             more = "reward that people did not confirm" if found["overclaim"] > 0 else "people confirm the reward"
             row("overclaim", found["overclaim"], more)
+        for held in gate.evidence["labels"].get("quarantined", ()):
+            row(f"labels of {held['annotator']} in quarantine, not counted", held["labels"], f"{held['by']}: {held['reason']}")
         row("ties", found["ties"], "")
         row("skips", found["skips"], "")
     row("KL from start, nats a completion", measured["kl_ref"], "how far this round moved the policy", before=0.0)
@@ -210,6 +214,11 @@ def could_approve(visit: Visit, gate: Gate) -> list[dict[str, Any]]:
         for user in list_users(visit.store)
         if "decide" in user.permissions
     ]
+
+
+def _batch(visit: Visit, gate: Gate) -> str:
+    """The newest batch behind the evidence; a gate that follows a superseded one has none of its own."""
+    return batch_id(gate.campaign, gate.round, newest_batch(load_recorded(visit.project, gate.campaign), gate.round))
 
 
 def _decision(gate: Gate) -> dict[str, Any] | None:

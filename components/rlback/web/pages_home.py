@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from rlback.accounts.users import count_users
 from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
-from rlback.campaign.plan import Finished, Recorded, Step, attempts, stages_of_round
+from rlback.campaign.plan import Finished, Recorded, Step, attempts, newest_batch, stages_of_round
 from rlback.campaign.standing import running_line
 from rlback.evaluation.svg import FIGURE_CSS
 from rlback.project import Project
@@ -80,9 +80,9 @@ def campaign_standing(project: Project, name: str) -> dict[str, Any]:
     due = machine.what_next(project, name)
     here = _position(config.rounds, recorded, due)
     strip = []
-    last = attempts(recorded, here[0]) if here[0] else 1
+    last, batch = (attempts(recorded, here[0]), newest_batch(recorded, here[0])) if here[0] else (1, 1)
     for stage in stages_of_round(config, here[0]):
-        number = last if stage in ("sample", "label", "evaluate", "decide") else 1
+        number = batch if stage in ("sample", "label") else last if stage in ("evaluate", "decide") else 1
         over = (here[0], stage, number) in recorded
         state = "done" if over else "now" if stage == here[1] else "to come"
         if stage == here[1] and isinstance(due, machine.Waiting):
@@ -93,7 +93,7 @@ def campaign_standing(project: Project, name: str) -> dict[str, Any]:
     if isinstance(due, machine.Waiting):
         since = (
             find_gate(project.store, due.subject).opened if due.what == "approval"
-            else _batch_since(project, name, here[0], last)
+            else _batch_since(project, name, here[0], batch)
         )  # fmt: skip
         whom = "an annotator" if due.what == "labels" else "an approver"
         waits = {"whom": whom, "what": due.what, "subject": due.subject, "count": due.count, "since": since}

@@ -13,9 +13,11 @@ from rlback.campaign import machine
 from rlback.labelling import queue
 from rlback.labelling.choices import FLAGS, RATIONALE_CHARS
 from rlback.labelling.guidelines import current_version
+from rlback.labelling.practice import standing
 from rlback.web.answers import ASCIIJSON, page, wants_json
 from rlback.web.plain import plain
 from rlback.web.refusals import Refused
+from rlback.web.turns import shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -38,10 +40,17 @@ def batches(request: Request) -> Response:
 
 
 @router.get("/label/{batch}", summary="The comparison before you, with the sides as drawn for you")
-def label(request: Request, batch: str, second: bool = False) -> Response:
-    """Leases a comparison and shows it. With `second`, one that somebody else has labelled."""
+def label(request: Request, batch: str, second: bool = False, practice: str = "") -> Response:
+    """Leases a comparison and shows it. With `second`, one that somebody else has labelled.
+
+    Who has labelled nothing here and has practice left is sent there first, unless `practice` says skip.
+    """
     visit = visit_of(request)
     actor = visit.require("label").actor
+    if not wants_json(request) and not practice and not request.query_params.get("said"):
+        left = standing(visit.store, batch, actor)
+        if left["answered"] < left["items"] and not queue.progress(visit.store, batch, actor).mine:
+            return RedirectResponse(f"/label/{batch}/practice", 303)
     shown = queue.next_shown(visit.store, batch, actor, second=second)
     data = {
         "batch": batch, "second": second, "item": shown and _as_shown(shown), "progress": _progress(visit, batch),
@@ -123,7 +132,7 @@ def _as_shown(shown: queue.Shown) -> dict[str, Any]:
     left, right = (item.a, item.b) if shown.left == "a" else (item.b, item.a)
     return {
         "comparison": shown.item.id,
-        "prompt": plain(item.prompt, PROMPT_CHARS).as_json(),
+        "prompt": shown_prompt(item.prompt, PROMPT_CHARS),
         "left": {**plain(left.text).as_json(), "finished": left.finished},
         "right": {**plain(right.text).as_json(), "finished": right.finished},
         "until": shown.until,

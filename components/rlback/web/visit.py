@@ -70,6 +70,13 @@ class Visit:
         """The token of this visit's forms."""
         return csrf_of(self._secret)
 
+    def require_csrf(self, sent: str) -> None:
+        """Refuses what a page elsewhere could send; a bearer token does without."""
+        if self.bearer:
+            return
+        if self.new_visit or not secrets.compare_digest(sent.encode("utf-8", "replace"), self.csrf.encode()):
+            raise Refused(403, "the form does not belong to this visit", remedy="reload the page and send it again")
+
     def may(self, permission: str) -> bool:
         """Whether the user has a permission."""
         return self.user is not None and permission in self.user.permissions
@@ -142,10 +149,7 @@ async def form(request: Request) -> Form:
     else:
         raise Refused(415, "the body is neither a form nor JSON", remedy="use application/json")
     visit = visit_of(request)
-    if not visit.bearer:
-        sent = request.headers.get("x-csrf-token") or fields.get("csrf", [""])[-1]
-        if visit.new_visit or not secrets.compare_digest(sent.encode("utf-8", "replace"), visit.csrf.encode()):
-            raise Refused(403, "the form does not belong to this visit", remedy="reload the page and send it again")
+    visit.require_csrf(request.headers.get("x-csrf-token") or fields.get("csrf", [""])[-1])
     return Form(fields)
 
 

@@ -62,12 +62,42 @@
     return box;
   }
 
+  // A conversation is shown turn by turn.
+  function conversation(text) {
+    if (!text.turns || !text.turns.length) return shown(text);
+    const all = document.createElement("div");
+    all.className = "turns";
+    for (const turn of text.turns) {
+      const one = document.createElement("div"), role = document.createElement("span");
+      one.className = "turn";
+      role.className = "role";
+      role.textContent = turn.role;
+      one.append(role, shown(turn));
+      all.append(one);
+    }
+    if (text.left) {
+      const more = document.createElement("span");
+      more.className = "mark end";
+      more.textContent = `… ${text.left} more characters`;
+      all.append(more);
+    }
+    return all;
+  }
+
+  let differing = false;
+  function sides() {
+    for (const part of ["left", "right"]) at(part).replaceChildren(shown(item[part]));
+    at("differences").setAttribute("aria-pressed", String(differing));
+    if (differing && !window.differences(at("left").firstChild, at("right").firstChild)) trouble("These texts are too long to compare.");
+  }
+
   function show(next) {
     item = next;
     form.hidden = !item;
     at("empty").hidden = !!item;
     if (!item) return;
-    for (const part of ["prompt", "left", "right"]) at(part).replaceChildren(shown(item[part]));
+    at("prompt").replaceChildren(conversation(item.prompt));
+    sides();
     form.elements.comparison.value = item.comparison;
     form.elements.key.value = key();
     form.elements.rationale.value = "";
@@ -131,6 +161,15 @@
     }
   }
 
+  // Stays as chosen for the comparisons that follow.
+  function differ() {
+    differing = !differing;
+    trouble("");
+    sides();
+  }
+  at("differences").hidden = false;
+  at("differences").addEventListener("click", differ);
+
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (event.submitter && event.submitter.id === "undo") undo();
@@ -145,6 +184,7 @@
     const pressed = event.key.toLowerCase();
     if (pressed in keys) choose(keys[pressed]);
     else if (pressed === "u") undo();
+    else if (pressed === "d") differ();
     else if (pressed === "f") form.querySelector("input[name=flags]").focus();
     else if (pressed === "g" && at("guideline")) at("guideline").click();
     else if (pressed === "r") form.elements.rationale.focus();
