@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from rlback.errors import ConfigError
@@ -66,6 +66,13 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _number_or_names(value: Any) -> Any:
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if number or (isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)):
+        return value
+    raise ValueError("give a number of groups, at least 0, or a list of their names")
+
+
 class SourceConfig(_Part):
     """Where prompts and first preferences come from: a controlled world, or files of people's preferences."""
 
@@ -76,7 +83,8 @@ class SourceConfig(_Part):
     group_until: str | None = None
     skip_invalid: bool = False  # count and leave out rows that cannot be used, instead of refusing the file
     published: str = ""  # accuracy others reported on held-out groups of this data, shown beside ours
-    held_out: int = Field(0, ge=0)  # groups kept apart for the reward model's accuracy
+    # Groups kept apart for the reward model's accuracy: how many to draw with the seed, or their names.
+    held_out: Annotated[int | tuple[str, ...], BeforeValidator(_number_or_names)] = 0
     max_prompt_tokens: int = Field(64, gt=1)
     max_completion_tokens: int = Field(256, gt=1)
 

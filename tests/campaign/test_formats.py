@@ -20,7 +20,9 @@ import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Step
+from rlback.campaign.sources import part_pairs
 from rlback.config import parse_override, read_config
+from rlback.errors import ConfigError, DataError
 from rlback.labelling.batches import stored
 from rlback.project import Project, make_project
 from rlback.records import Actor
@@ -204,6 +206,25 @@ def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_
         assert "Prompts of more than 150 tokens (source.max_prompt_tokens): 1" in said
         assert machine.load_recorded(project, "people")[(0, "fit_reward", 1)]["given"] == 24
         assert long not in [item.comparison.prompt for item in stored(project.store, "people.r1")]
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]"])
+def test_groups_to_hold_out_are_a_number_or_names(value: str):
+    with pytest.raises(ConfigError, match="`source.held_out`.*a list of their names"):
+        read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": parse_override(f"x={value}")[1]})
+
+
+def test_groups_are_held_out_by_name(tmp_path: Path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_bytes(lines(plain()))
+    named = sorted({row["prompt"] for row in plain()})[1:3]
+    config = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": named})
+    parted = part_pairs(config, {"pairs": file})
+    assert {pair.prompt for pair in parted.held} == set(named)
+    assert not {pair.prompt for pair in parted.train} & set(named)
+    config = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": [named[0] + "x"]})
+    with pytest.raises(DataError, match="there is no group"):
+        part_pairs(config, {"pairs": file})
 
 
 def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):
