@@ -20,7 +20,7 @@ import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Step
-from rlback.campaign.sources import part_pairs
+from rlback.campaign.sources import Parted, part_pairs
 from rlback.config import parse_override, read_config
 from rlback.errors import ConfigError, DataError
 from rlback.labelling.batches import stored
@@ -210,21 +210,23 @@ def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_
 
 @pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]"])
 def test_groups_to_hold_out_are_a_number_or_names(value: str):
-    with pytest.raises(ConfigError, match="`source.held_out`.*a list of their names"):
+    with pytest.raises(ConfigError, match=r"`source.held_out`.*a list of their names"):
         read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": parse_override(f"x={value}")[1]})
 
 
 def test_groups_are_held_out_by_name(tmp_path: Path):
     file = tmp_path / "pairs.jsonl"
     file.write_bytes(lines(plain()))
-    named = sorted({row["prompt"] for row in plain()})[1:3]
-    config = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": named})
-    parted = part_pairs(config, {"pairs": file})
-    assert {pair.prompt for pair in parted.held} == set(named)
-    assert not {pair.prompt for pair in parted.train} & set(named)
-    config = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": [named[0] + "x"]})
+
+    def parted(held_out: Any) -> Parted:
+        return part_pairs(read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": held_out}), {"pairs": file})
+
+    named = sorted({pair.group for pair in parted(0).train})[1:3]
+    found = parted(named)
+    assert {pair.group for pair in found.held} == set(named) == set(found.counts["held_groups"])
+    assert not {pair.group for pair in found.train} & set(named)
     with pytest.raises(DataError, match="there is no group"):
-        part_pairs(config, {"pairs": file})
+        parted([named[0] + "x"])
 
 
 def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):
