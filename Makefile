@@ -21,8 +21,9 @@ lint: $(STAMP)   ## style only
 bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quiet machine (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(STAMP)   ## the console against requests made up from its OpenAPI document; minutes
+soak: $(STAMP)   ## the console under requests made up from its OpenAPI document, and under 200 annotators at once; minutes
 	@$(BIN)/python -m pytest tests/web/soak.py --timeout 3600 $(ARGS)
+	@$(BIN)/python -m benchmarks.labelling
 
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build

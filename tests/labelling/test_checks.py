@@ -16,6 +16,7 @@ from rlback.labelling.checks import Rules, agreed_before, answers_of, read_gold
 from rlback.labelling.exports import export_batch
 from rlback.labelling.quality import quality
 from rlback.labelling.slots import missing, rebuild
+from rlback.labelling.statements import REPEAT_AFTER
 from rlback.ledger.label_tables import slots, tallies
 from rlback.records import Actor
 from rlback.registry.verification import verify
@@ -61,7 +62,7 @@ def test_checks_are_shown_in_their_share_and_tell_nothing(watched):
     assert 6 <= kinds["repeat"] <= 36
     for place, id_ in enumerate(shown):
         if id_ in hidden and hidden[id_][0] == "repeat":
-            assert place - shown.index(hidden[id_][1]) > queue.REPEAT_AFTER
+            assert place - shown.index(hidden[id_][1]) > REPEAT_AFTER
     assert len(set(shown)) == len(shown)
     positions = sorted(int(id_.rpartition(".")[2]) for id_ in hidden)
     assert positions[0] < 20

@@ -49,7 +49,7 @@ def console(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     config = uvicorn.Config(
         guard, host=options.host, port=options.port, log_level="warning", access_log=False, server_header=False,
-        proxy_headers=False, lifespan="off", limit_concurrency=100, timeout_keep_alive=5, ws="none",
+        proxy_headers=False, lifespan="off", limit_concurrency=1_000, timeout_keep_alive=5, ws="none",
     )  # fmt: skip
     from rlback.orchestration.delivering import Deliverer
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from json import dumps, loads
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 
 from rlback.errors import DataError
+from rlback.labelling import statements as st
 from rlback.labelling.quarantines import in_force
-from rlback.labelling.slots import filled, missing, note_label
+from rlback.labelling.slots import ensure, filled, missing, note_label
 from rlback.ledger.label_tables import batch_rules
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
@@ -167,35 +168,24 @@ def record_label(
         DataError: there is no such comparison, or its batch takes no more labels.
     """
     with store.transaction() as transaction:
-        batch = transaction.execute(select(comparisons.c.batch).where(comparisons.c.id == comparison)).scalar()
+        batch = transaction.execute(st.BATCH_OF, {"comparison": comparison}).scalar()
         if batch is None:
             raise DataError(f"there is no comparison {comparison}", remedy="`rlback status` names the open batches", missing=True)
         campaign = require_open(transaction, batch, annotator)
-        first = transaction.execute(select(labels.c.id).where(labels.c.comparison == comparison).limit(1)).first() is None
-        revision = 1 + int(
-            transaction.execute(
-                select(func.count())
-                .select_from(labels)
-                .where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
-            ).scalar_one()
-        )
+        ensure(transaction, batch)
+        mine = {"comparison": comparison, "annotator": annotator.name}
+        revision = 1 + int(transaction.execute(st.REVISIONS, mine).scalar_one())
         values = _row(comparison, annotator, verdict, left_side, revision, seconds)
-        number = transaction.execute(insert(labels).values(**values)).inserted_primary_key[0]
+        number = transaction.execute(st.ADD_LABEL, values).inserted_primary_key[0]
         attached = attach(transaction, number) if attach else {}
-        note_label(transaction, batch, comparison, annotator.name, revision, values["time"])
+        filled_now = note_label(transaction, batch, comparison, annotator.name, revision, values["time"])
         transaction.event(
             "label.given", campaign, annotator,
             {"comparison": comparison, "verdict": verdict, "left": left_side, "revision": revision, **attached},
         )  # fmt: skip
-        if first and _unlabelled_count(transaction, batch) == 0:
+        if filled_now and transaction.execute(st.ANY_MISSING, {"batch": batch}).first() is None:
             transaction.event("batch.labelled", campaign, annotator, {"batch": batch})
     return revision
-
-
-def _unlabelled_count(transaction: Transaction, batch: str) -> int:
-    given = select(labels.c.id).where(labels.c.comparison == comparisons.c.id).exists()
-    query = select(func.count()).select_from(comparisons).where(comparisons.c.batch == batch, ~given)
-    return int(transaction.execute(query).scalar_one())
 
 
 def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
@@ -204,14 +194,14 @@ def require_open(transaction: Transaction, batch: str, annotator: Actor) -> str:
     Raises:
         DataError: there is no such batch, another kind of annotator labels it, or it takes no more labels.
     """
-    row = transaction.execute(select(batches).where(batches.c.id == batch)).first()
+    row = transaction.execute(st.BATCH_STATE, {"batch": batch}).first()
     if row is None:
         raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones", missing=True)
     if row.annotators != annotator.kind:
         raise DataError(f"batch {batch} is labelled by {row.annotators} annotators, not by {annotator.kind} ones")
     if row.attempt < 1:
         raise DataError(f"batch {batch} was imported; it takes no labels", remedy="import a file with more of them")
-    if _closed(transaction, row.campaign, row.round, row.attempt):
+    if row.closed is not None:
         raise DataError(
             f"batch {batch} is closed: its labels are already part of the evidence at a gate",
             remedy="ask for more labels at the gate instead",
@@ -249,19 +239,6 @@ def _row(
 def _insert(transaction: Transaction, rows: list[dict[str, Any]]) -> None:
     if rows:
         transaction.execute(insert(labels), rows)
-
-
-def _closed(transaction: Transaction, campaign: str, round_: int, attempt: int) -> bool:
-    """Whether a batch takes no more labels, because its `label` stage is recorded."""
-    from rlback.ledger.tables import stages
-
-    query = select(stages.c.stage).where(
-        stages.c.campaign == campaign,
-        stages.c.round == round_,
-        stages.c.attempt == attempt,
-        stages.c.stage == "label",
-    )
-    return transaction.execute(query).first() is not None
 
 
 def counting_labels(where: Store | Transaction, batch: str, *, until: int | None = None) -> list[Label]:

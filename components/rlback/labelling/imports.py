@@ -189,7 +189,7 @@ def _store(
     counts: Counter[str], shown: str,
 ) -> Imported:
     if transaction.execute(select(campaigns.c.name).where(campaigns.c.name == campaign)).first() is None:
-        raise DataError(f"there is no campaign {campaign[:60]}", remedy="`rlback status` names those there are")
+        raise DataError(f"there is no campaign {campaign[:60]}", remedy="`rlback status` names those there are", missing=True)
     before = transaction.execute(
         select(imports).where(imports.c.campaign == campaign, imports.c.sha256 == sha256)
     ).first()

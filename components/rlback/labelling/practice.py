@@ -60,7 +60,7 @@ def answer(store: Store, batch: str, annotator: Actor, number: int, choice: str)
         select(practice_items).where(practice_items.c.campaign == campaign, practice_items.c.number == number)
     )
     if row is None:
-        raise DataError(f"there is no practice item {number}", remedy="go back to the label page")
+        raise DataError(f"there is no practice item {number}", remedy="go back to the label page", missing=True)
     item = _shown(row, 0, annotator)
     if choice not in SCALE:
         raise DataError(f"{choice[:20]!r} is no choice in practice", remedy=f"choices: {', '.join(SCALE)}")
@@ -89,7 +89,7 @@ def _answers(campaign: str, annotator: Actor) -> Any:
 def _campaign(store: Store, batch: str) -> str:
     row = store.first(select(batches.c.campaign).where(batches.c.id == batch))
     if row is None:
-        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones")
+        raise DataError(f"there is no batch {batch[:80]}", remedy="`rlback status` names the open ones", missing=True)
     return str(row.campaign)
 
 

@@ -18,6 +18,7 @@ from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import labels
 
 REASON_CHARS = 2_000
+_ALL = select(quarantines).order_by(quarantines.c.id)
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class InForce:
 
 def list_quarantines(where: Store | Transaction, until: int | None = None) -> list[Quarantine]:
     """Every quarantine, oldest first, as of the row numbered `until`."""
-    query = select(quarantines).order_by(quarantines.c.id)
-    rows = where.rows(query if until is None else query.where(quarantines.c.id <= until))
+    rows = where.rows(_ALL if until is None else _ALL.where(quarantines.c.id <= until))
     lifted = {row.of: {"reason": row.reason, "by": row.actor, "time": row.time} for row in rows if row.act == "lifted"}
     return [
         Quarantine(r.id, r.annotator, r.batch, r.comparison, r.reason, r.actor, r.time, lifted.get(r.id))
@@ -81,6 +81,11 @@ def newest_row(where: Store | Transaction) -> int:
 
 def counts(batch: str) -> ColumnElement[bool]:
     """As a condition on rows of `labels` of one batch: the label is in no quarantine."""
+    return counts_in(batch)
+
+
+def counts_in(batch: Any) -> ColumnElement[bool]:
+    """As `counts`; `batch` may be a parameter."""
     lifted = select(quarantines.c.of).where(quarantines.c.act == "lifted")
     held = select(quarantines.c.id).where(
         quarantines.c.act == "set",
@@ -88,7 +93,7 @@ def counts(batch: str) -> ColumnElement[bool]:
         quarantines.c.annotator == labels.c.annotator,
         or_(
             quarantines.c.comparison == labels.c.comparison,
-            and_(quarantines.c.comparison == "", quarantines.c.batch.in_(("", batch))),
+            and_(quarantines.c.comparison == "", or_(quarantines.c.batch == "", quarantines.c.batch == batch)),
         ),
     )
     return ~held.exists()

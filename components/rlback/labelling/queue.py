@@ -17,26 +17,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import select, update
 
 from rlback.errors import DataError
+from rlback.labelling import statements as st
 from rlback.labelling.batches import Stored, record_label, require_open, stored_one
 from rlback.labelling.choices import Judgement, judged
-from rlback.labelling.guidelines import current_version
-from rlback.labelling.quarantines import counts, in_force
-from rlback.labelling.slots import ensure, tally
+from rlback.labelling.quarantines import in_force
+from rlback.labelling.slots import ensure
 from rlback.ledger.console_tables import label_details, showings
-from rlback.ledger.label_tables import batch_rules, checks, slots
 from rlback.ledger.store import Store, Transaction, now
-from rlback.ledger.tables import batches, comparisons, labels
+from rlback.ledger.tables import comparisons, labels
 from rlback.records import Actor, digest_of, seed_of
 
 LEASE_S = 600
 INTERFACE = "console 1"
-#: Among how many waiting comparisons the next one is drawn; keeps the query short in a batch of any size.
-DRAW_FROM = 100
-#: How many labels of one's own lie at least between a comparison and its repeat.
-REPEAT_AFTER = 5
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -78,7 +73,7 @@ def next_shown(store: Store, batch: str, annotator: Actor, without: Sequence[str
     Raises:
         DataError: there is no such batch, people do not label it, it is closed, or the annotator is in quarantine.
     """
-    with store.transaction() as transaction:
+    with store.passing() as transaction:
         require_open(transaction, batch, annotator)
         _require_counted(transaction, batch, annotator)
         moment = time.time()
@@ -99,7 +94,7 @@ def show_again(store: Store, comparison: str, annotator: Actor) -> Shown:
     item = stored_one(store, comparison)
     if item is None:
         raise DataError(f"there is no comparison {comparison[:80]}", remedy="go back to the label page", missing=True)
-    with store.transaction() as transaction:
+    with store.passing() as transaction:
         require_open(transaction, item.batch, annotator)
         left, moment = _lease(transaction, comparison, annotator, time.time()), time.time()
     return Shown(item, left, moment + LEASE_S)
@@ -107,7 +102,7 @@ def show_again(store: Store, comparison: str, annotator: Actor) -> Shown:
 
 def renew(store: Store, comparison: str, annotator: Actor) -> bool:
     """Keeps a lease alive; False where it is over and somebody else has the comparison."""
-    with store.transaction() as transaction:
+    with store.passing() as transaction:
         moment = time.time()
         if _others_lease(transaction, comparison, annotator, moment):
             return False
@@ -128,33 +123,30 @@ def give(
     """
     if not _KEY.fullmatch(key):
         raise DataError("a submission needs a key of 8 to 64 letters or digits", remedy="reload the page")
-    before = _given(store, key)
+    with store.engine.connect() as connection:
+        before = connection.execute(st.GIVEN_WITH_KEY, {"key": key}).first()
+        who = {"comparison": comparison, "annotator": annotator.name}
+        left = None if before else connection.execute(st.SHOWING, who).scalar()
     if before is not None:
         return _again(before, comparison, annotator)
-    shown = store.first(
-        select(showings).where(showings.c.comparison == comparison, showings.c.annotator == annotator.name)
-    )
-    if shown is None:
+    if left is None:
         raise DataError(f"comparison {comparison[:80]} was never shown to {annotator.name}", remedy="go back to the label page")
-    said = judged(choice, shown.left_side, flags, rationale)
+    said = judged(choice, left, flags, rationale)
 
     def attach(transaction: Transaction, label: int) -> dict[str, Any]:
-        taken = transaction.execute(select(label_details.c.label).where(label_details.c.key == key)).first()
-        if taken is not None:
+        if transaction.execute(st.KEY_TAKEN, {"key": key}).first() is not None:
             raise _Repeated
-        detail = _detail(said, key, current_version(transaction))
-        transaction.execute(insert(label_details).values(label=label, **detail))
-        transaction.execute(
-            update(showings)
-            .where(showings.c.comparison == comparison, showings.c.annotator == annotator.name)
-            .values(until=0.0)
-        )
+        detail = _detail(said, key, int(transaction.execute(st.GUIDELINE).scalar() or 0))
+        transaction.execute(st.ADD_DETAIL, {"label": label, **detail})
+        transaction.execute(st.LEASE, {"of": comparison, "by": annotator.name, "ends": 0.0})
         return {"choice": said.choice, "detail": digest_of(detail)}
 
     try:
-        revision = record_label(store, comparison, annotator, said.verdict, shown.left_side, seconds, attach)
+        revision = record_label(store, comparison, annotator, said.verdict, left, seconds, attach)
     except _Repeated:
-        return _again(_given(store, key), comparison, annotator)
+        with store.engine.connect() as connection:
+            stored_now = connection.execute(st.GIVEN_WITH_KEY, {"key": key}).first()
+        return _again(stored_now, comparison, annotator)
     return Given(comparison, revision, now(), False)
 
 
@@ -175,23 +167,14 @@ def undo(store: Store, batch: str, annotator: Actor, key: str) -> Given | None:
 
 def progress(store: Store, batch: str, annotator: Actor) -> Progress:
     """How far the batch is, and this annotator in it. Counted in labels: a check looks like any other."""
-    size = store.first(
-        select(batches.c.size, batch_rules.c.target)
-        .outerjoin(batch_rules, batch_rules.c.batch == batches.c.id)
-        .where(batches.c.id == batch)
-    )
-    last = store.rows(
-        select(labels.c.seconds)
-        .where(labels.c.annotator == annotator.name, labels.c.seconds > 0)
-        .order_by(labels.c.id.desc())
-        .limit(10)
-    )
-    total = sum(row.seconds for row in last)
-    given = tally(store, batch, annotator.name, now()[:10])
+    who = {"batch": batch, "annotator": annotator.name}
+    with store.engine.connect() as connection:
+        size = connection.execute(st.SIZE, {"batch": batch}).first()
+        given = connection.execute(st.TALLY, {**who, "day": now()[:10]}).one()
+        last = connection.execute(st.LAST_SECONDS, {"annotator": annotator.name}).scalars().all()
     whole = int(size.target or size.size) if size else 0
-    return Progress(
-        whole, min(whole, given["labelled"]), given["mine"], given["today"], 60 * len(last) / total if total else None
-    )
+    pace = 60 * len(last) / sum(last) if sum(last) else None
+    return Progress(whole, min(whole, int(given.labelled)), int(given.mine), int(given.today), pace)
 
 
 def _require_counted(transaction: Transaction, batch: str, annotator: Actor) -> None:
@@ -215,11 +198,6 @@ def _detail(said: Judgement, key: str, guideline: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _given(store: Store, key: str) -> Any:
-    query = select(labels).join(label_details, label_details.c.label == labels.c.id).where(label_details.c.key == key)
-    return store.first(query)
-
-
 def _again(row: Any, comparison: str, annotator: Actor) -> Given:
     if row.comparison != comparison or row.annotator != annotator.name:
         raise DataError("this submission's key was used for another label", remedy="reload the page")
@@ -228,74 +206,33 @@ def _again(row: Any, comparison: str, annotator: Actor) -> Given:
 
 def _others_lease(transaction: Transaction, comparison: str, annotator: Actor, moment: float) -> bool:
     """Whether others hold as many leases on a comparison as it lacks labels."""
-    held = select(func.count()).where(
-        showings.c.comparison == comparison, showings.c.annotator != annotator.name, showings.c.until > moment
-    )
-    left = transaction.execute(select(slots.c.missing).where(slots.c.comparison == comparison)).scalar()
-    return int(transaction.execute(held).scalar_one()) >= max(1, left or 0)
+    left = transaction.execute(st.MISSING, {"comparison": comparison}).scalar()
+    asked = {"comparison": comparison, "annotator": annotator.name, "moment": moment}
+    return int(transaction.execute(st.OTHERS_LEASES, asked).scalar_one()) >= max(1, left or 0)
 
 
-def _mine(annotator: Actor, comparison: Any) -> Any:
-    """As a condition: this annotator's newest label on a comparison is not one they took back."""
-    newest = (
-        select(func.max(labels.c.id))
-        .where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
-        .scalar_subquery()
-    )
-    undone = select(label_details.c.label).where(label_details.c.label == newest, label_details.c.choice == "undo")
-    given = select(labels.c.id).where(labels.c.comparison == comparison, labels.c.annotator == annotator.name)
-    return given.exists() & ~undone.exists()
+def _asked(batch: str, annotator: Actor, without: Sequence[str], moment: float) -> dict[str, Any]:
+    return {"batch": batch, "annotator": annotator.name, "without": list(without), "moment": moment}
 
 
 def _held(
     transaction: Transaction, batch: str, annotator: Actor, without: Sequence[str], moment: float, second: bool
 ) -> str | None:
     """A comparison leased to the annotator already."""
-    query = (
-        select(showings.c.comparison)
-        .join(comparisons, comparisons.c.id == showings.c.comparison)
-        .where(
-            showings.c.annotator == annotator.name, showings.c.until > moment, comparisons.c.batch == batch,
-            showings.c.comparison.not_in(list(without)), ~_mine(annotator, showings.c.comparison),
-        )
-        .order_by(showings.c.opened)
-    )  # fmt: skip
-    if second:
-        query = query.where(_by_others(batch, annotator, showings.c.comparison))
-    return transaction.execute(query.limit(1)).scalar()
-
-
-def _by_others(batch: str, annotator: Actor, comparison: Any) -> Any:
-    return (
-        select(labels.c.id)
-        .where(
-            counts(batch), labels.c.comparison == comparison, labels.c.annotator != annotator.name, labels.c.verdict != "skip"
-        )
-        .exists()
-    )
+    found: str | None = transaction.execute(
+        st.HELD_SECOND if second else st.HELD, _asked(batch, annotator, without, moment)
+    ).scalar()
+    return found
 
 
 def _free(
     transaction: Transaction, batch: str, annotator: Actor, without: Sequence[str], moment: float, second: bool
 ) -> str | None:
     """A comparison that lacks labels and leases; with `second`, one that others have labelled."""
-    query = select(slots.c.comparison).where(
-        slots.c.batch == batch, slots.c.comparison.not_in(list(without)), ~_mine(annotator, slots.c.comparison)
-    )
+    asked = _asked(batch, annotator, without, moment)
     if second:
-        query = query.where(_by_others(batch, annotator, slots.c.comparison))
-    else:
-        leases = (
-            select(func.count())
-            .where(
-                showings.c.comparison == slots.c.comparison, showings.c.annotator != annotator.name,
-                showings.c.until > moment,
-            )
-            .scalar_subquery()
-        )  # fmt: skip
-        query = query.where(text("slots.missing > 0"), leases < slots.c.missing)
-    waiting = transaction.execute(query.order_by(slots.c.position).limit(DRAW_FROM)).scalars().all()
-    return _first_for(annotator, waiting)
+        del asked["moment"]
+    return _first_for(annotator, transaction.execute(st.FREE_SECOND if second else st.FREE, asked).scalars().all())
 
 
 def _first_for(annotator: Actor, waiting: Sequence[str]) -> str | None:
@@ -305,46 +242,24 @@ def _first_for(annotator: Actor, waiting: Sequence[str]) -> str | None:
 
 def _check(transaction: Transaction, batch: str, annotator: Actor) -> str | None:
     """A gold item or a repeat, where the draw says that one is due and there is one this annotator has not seen."""
-    rules = transaction.execute(select(batch_rules).where(batch_rules.c.batch == batch)).first()
+    rules = transaction.execute(st.RULES, {"batch": batch}).first()
     if rules is None or not rules.gold_share + rules.repeat_share:
         return None
-    seen = (
-        select(showings.c.comparison)
-        .join(comparisons, comparisons.c.id == showings.c.comparison)
-        .where(showings.c.annotator == annotator.name, comparisons.c.batch == batch)
-    )
-    before = transaction.execute(select(func.count()).select_from(seen.subquery())).scalar_one()
+    who = {"batch": batch, "annotator": annotator.name}
+    before = transaction.execute(st.SEEN, who).scalar_one()
     # Which places are for checks depends on annotator and place alone, so that asking again gives no other draw.
     drawn = random.Random(seed_of("check", batch, annotator.name, before)).random()
-    kind = "gold" if drawn < rules.gold_share else "repeat" if drawn < rules.gold_share + rules.repeat_share else ""
-    if not kind:
-        return None
-    query = (
-        select(checks.c.comparison)
-        .join(comparisons, comparisons.c.id == checks.c.comparison)
-        .where(comparisons.c.batch == batch, checks.c.kind == kind, checks.c.comparison.not_in(seen))
-    )
-    # Not what they labelled themselves, in this batch or an earlier one that the item comes from.
-    own = select(labels.c.comparison).where(labels.c.annotator == annotator.name)
-    if kind == "gold":
-        query = query.where(checks.c.of.not_in(own))
-    else:
-        recent = own.order_by(labels.c.id.desc()).limit(REPEAT_AFTER)
-        query = query.where(checks.c.of.in_(own), checks.c.of.not_in(select(recent.subquery().c.comparison)))
-    return _first_for(annotator, transaction.execute(query).scalars().all())
+    kind = st.GOLD if drawn < rules.gold_share else st.REPEAT if drawn < rules.gold_share + rules.repeat_share else None
+    return _first_for(annotator, transaction.execute(kind, who).scalars().all()) if kind is not None else None
 
 
 def _lease(transaction: Transaction, comparison: str, annotator: Actor, moment: float) -> str:
     """The side shown left: drawn when this annotator first sees the comparison, and the same ever after."""
-    where = (showings.c.comparison == comparison) & (showings.c.annotator == annotator.name)
-    left = transaction.execute(select(showings.c.left_side).where(where)).scalar()
+    who = {"comparison": comparison, "annotator": annotator.name}
+    left = transaction.execute(st.SHOWING, who).scalar()
     if left is not None:
-        transaction.execute(update(showings).where(where).values(until=moment + LEASE_S))
+        transaction.execute(st.LEASE, {"of": comparison, "by": annotator.name, "ends": moment + LEASE_S})
         return str(left)
     drawn = secrets.choice("ab")
-    transaction.execute(
-        insert(showings).values(
-            comparison=comparison, annotator=annotator.name, left_side=drawn, opened=now(), until=moment + LEASE_S
-        )
-    )
+    transaction.execute(st.ADD_SHOWING, {**who, "left_side": drawn, "opened": now(), "until": moment + LEASE_S})
     return drawn

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select
 
+from rlback.labelling import statements as st
 from rlback.labelling.quarantines import counts
+from rlback.ledger.console_tables import label_details
 from rlback.ledger.label_tables import batch_rules, checks, slots, tallies
 from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import batches, comparisons, labels
@@ -24,20 +25,15 @@ def overlap_of(where: Store | Transaction, batch: str) -> int:
     return int(rows[0].overlap) if rows else 1
 
 
-def filled(where: Store | Transaction, batch: str, comparison: str | None = None) -> dict[str, set[str]]:
+def filled(where: Store | Transaction, batch: str) -> dict[str, set[str]]:
     """Who has labelled what, by comparison. Labels in quarantine are left out, and those that were taken back."""
-    from rlback.ledger.console_tables import label_details
-
     query = (
         select(labels.c.comparison, labels.c.annotator, label_details.c.choice)
+        .join(comparisons, labels.c.comparison == comparisons.c.id)
         .outerjoin(label_details, label_details.c.label == labels.c.id)
-        .where(counts(batch))
+        .where(counts(batch), comparisons.c.batch == batch)
         .order_by(labels.c.id)
     )
-    if comparison is not None:
-        query = query.where(labels.c.comparison == comparison)
-    else:
-        query = query.join(comparisons, labels.c.comparison == comparisons.c.id).where(comparisons.c.batch == batch)
     found: dict[str, set[str]] = defaultdict(set)
     for row in where.rows(query):
         if row.choice == "undo":
@@ -84,7 +80,7 @@ def rebuild(transaction: Transaction, batch: str) -> None:
 
 def ensure(transaction: Transaction, batch: str) -> None:
     """Makes the counts of a batch that was stored before there were any."""
-    if transaction.execute(select(slots.c.comparison).where(slots.c.batch == batch).limit(1)).first() is None:
+    if transaction.execute(st.HAS_SLOTS, {"batch": batch}).first() is None:
         rebuild(transaction, batch)
 
 
@@ -95,27 +91,19 @@ def rebuild_those(transaction: Transaction, those: Iterable[str]) -> None:
         rebuild(transaction, row.id)
 
 
-def note_label(transaction: Transaction, batch: str, comparison: str, annotator: str, revision: int, time: str) -> None:
-    """Brings the counts up to a label that was just added."""
-    left = max(0, overlap_of(transaction, batch) - len(filled(transaction, batch, comparison).get(comparison, ())))
-    transaction.execute(update(slots).where(slots.c.comparison == comparison).values(missing=left))
+def note_label(transaction: Transaction, batch: str, comparison: str, annotator: str, revision: int, time: str) -> bool:
+    """Brings the counts up to a label that was just added; says whether it was the last its comparison lacked."""
+    before = transaction.execute(st.MISSING, {"comparison": comparison}).scalar()
+    rules = transaction.execute(st.RULES, {"batch": batch}).first()
+    given: set[str] = set()
+    for row in transaction.execute(st.FILLED, {"batch": batch, "comparison": comparison}).all():
+        (given.discard if row.choice == "undo" else given.add)(row.annotator)
+    left = max(0, (rules.overlap if rules else 1) - len(given))
+    transaction.execute(st.SET_MISSING, {"of": comparison, "left": left})
+    filled_now = bool(before) and not left
     if revision > 1:
-        return
-    key = (tallies.c.batch == batch) & (tallies.c.annotator == annotator) & (tallies.c.day == time[:10])
-    changed = transaction.execute(update(tallies).where(key).values(labels=tallies.c.labels + 1)).rowcount
-    if not changed:
-        transaction.execute(insert(tallies).values(batch=batch, annotator=annotator, day=time[:10], labels=1))
-
-
-def tally(store: Store, batch: str, annotator: str, day: str) -> dict[str, Any]:
-    """(all labels of a batch, those of an annotator in it, those of the annotator on a day anywhere)."""
-    total = select(func.coalesce(func.sum(tallies.c.labels), 0))
-    with store.engine.connect() as connection:
-        def ask(*where: Any) -> int:
-            return int(connection.execute(total.where(*where)).scalar_one())
-
-        return {
-            "labelled": ask(tallies.c.batch == batch),
-            "mine": ask(tallies.c.batch == batch, tallies.c.annotator == annotator),
-            "today": ask(tallies.c.annotator == annotator, tallies.c.day == day),
-        }
+        return filled_now
+    key = {"batch": batch, "annotator": annotator, "day": time[:10]}
+    if not transaction.execute(st.COUNT_UP, {"of": batch, "by": annotator, "on": time[:10]}).rowcount:
+        transaction.execute(st.ADD_TALLY, {**key, "labels": 1})
+    return filled_now

@@ -27,6 +27,9 @@ BUSY_MS = 30_000
 #: Tables that a database made by an earlier version lacks; they are added when it is opened.
 LATER = (*label_tables.LABEL_TABLES, *outbox.TABLES, *gate_tables.TABLES)
 APPEND_ONLY_LATER = (*label_tables.LABEL_APPEND_ONLY, *gate_tables.APPEND_ONLY)
+# Built once: composing a statement costs more than running it.
+_NEWEST = select(tables.events.c.seq, tables.events.c.hash).order_by(tables.events.c.seq.desc()).limit(1)
+_ADD_EVENT = insert(tables.events)
 
 
 def now() -> str:
@@ -63,15 +66,13 @@ class Transaction:
     def event(self, kind: str, subject: str, actor: Actor, payload: dict[str, Any]) -> Event:
         """Appends an event to the chain. It becomes visible with the change it stands for, or not at all."""
         if self.head is None:
-            row = self.execute(
-                select(tables.events.c.seq, tables.events.c.hash).order_by(tables.events.c.seq.desc()).limit(1)
-            ).first()
+            row = self.execute(_NEWEST).first()
             self.head = (row.seq, row.hash) if row else (0, GENESIS)
         seq, previous = self.head[0] + 1, self.head[1]
         fields = (seq, now(), kind, subject, actor.name, actor.kind, canonical_json(payload), previous)
         digest = event_hash(*fields)
         names = ("seq", "time", "kind", "subject", "actor", "actor_kind", "payload", "previous")
-        self.execute(insert(tables.events).values(**dict(zip(names, fields, strict=True)), hash=digest))
+        self.execute(_ADD_EVENT, {**dict(zip(names, fields, strict=True)), "hash": digest})
         if kind in outbox.NOTIFIED:
             self.execute(insert(outbox.messages).values(seq=seq, kind=kind, subject=subject, created=fields[1], fanned=0))
         self.head = (seq, digest)
@@ -121,8 +122,9 @@ class Store:
                 refuse_changes(connection, APPEND_ONLY_LATER)
 
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
+    def _begin(self, synchronous: str = "FULL") -> Iterator[Connection]:
         with self._writing, self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -130,6 +132,18 @@ class Store:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
+
+    @contextmanager
+    def passing(self) -> Iterator[Transaction]:
+        """A write transaction for what decides nothing (leases): not forced to disk, and without events.
+
+        A power cut may undo it; the database stays whole, and what is committed after it in full is not lost with it.
+        """
+        with self._begin("NORMAL") as connection:
+            transaction = Transaction(connection)
+            yield transaction
+            if transaction.head is not None:
+                raise LedgerError("an event belongs into a transaction that is forced to disk")
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -209,7 +223,7 @@ def _engine(url: str | URL) -> Engine:
             remedy="unset RLBACK_DATABASE_URL",
         )
     # AUTOCOMMIT leaves BEGIN and COMMIT to us: the driver's own rule begins transactions too late.
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_MS / 1000})
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_MS / 1000}, pool_size=50)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

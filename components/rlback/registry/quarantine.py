@@ -57,7 +57,8 @@ def put_in(
         given = _given(transaction, annotator, batch, comparison)
         if not given:
             where = f" on {comparison[:80]}" if comparison else f" in {batch[:80]}" if batch else ""
-            raise DataError(f"there is no label of {annotator[:64]}{where}", remedy="the page of a batch lists its annotators")
+            what = f"there is no label of {annotator[:64]}{where}"
+            raise DataError(what, remedy="the page of a batch lists its annotators", missing=True)
         held = in_force(transaction).over(annotator, batch, comparison)
         if held is not None:
             raise DataError(f"{held.scope}: in quarantine already, by {held.by} since {held.time}", remedy="lift that one first")
@@ -86,7 +87,7 @@ def lift(store: Store, number: int, actor: Actor, reason: str, *, permit: Permit
             permit(transaction)
         held = next((q for q in list_quarantines(transaction) if q.id == number), None)
         if held is None:
-            raise DataError(f"there is no quarantine {number}", remedy="`rlback labels quarantines` shows them")
+            raise DataError(f"there is no quarantine {number}", remedy="`rlback labels quarantines` shows them", missing=True)
         if held.lifted is not None:
             raise DataError(
                 f"quarantine {number} was lifted already, by {held.lifted['by']} at {held.lifted['time']}",

@@ -19,7 +19,7 @@ BODY_BYTES = 64 * 1024
 FILE_BYTES = 16 * 1024 * 1024  # of a file of labels; see `pages_quality.import_file`
 READS = (240, 8.0)  # of one session or token: burst, and requests a second after it
 WRITES = (60, 2.0)
-CROWD = 20  # how many times as much one address may, which a proxy or an office shares
+CROWD = 200  # how many times as much one address may, which a proxy or an office shares
 CLIENTS = 4096
 
 HEADERS = {
