@@ -61,8 +61,9 @@ def _routes(routes: Any) -> list[APIRoute]:
     for route in routes:
         if isinstance(route, APIRoute):
             found.append(route)
-        elif hasattr(route, "routes"):
-            found += _routes(route.routes)
+        else:  # a router that was included, whatever this version of the framework makes of it
+            inner = getattr(route, "original_router", route)
+            found += _routes(getattr(inner, "routes", None) or ())
     return found
 
 
