@@ -16,13 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlback.labelling.checks import GoldItem
+from rlback.records import Comparison, Completion
 from tests.conftest import ROOT
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 WIDTHS = {"wide": (1280, 860), "narrow": (360, 740)}
 PAGES = {
-    "home": "/", "label": "/label/helper.r1", "gate": "/gates/writer.r3", "gate-decided": "/gates/writer.r2",
+    "home": "/", "label": "/label/helper.r1?practice=skip", "practice": "/label/helper.r1/practice",
+    "gate": "/gates/writer.r3", "gate-decided": "/gates/writer.r2",
     "timeline": "/policies/writer", "roll-back": "/policies/writer/1/roll-back", "checkpoint": "/checkpoints/writer@2",
     "ledger": "/ledger", "batches": "/batches", "batch": "/batches/helper.r0", "users": "/users", "account": "/account",
     "guideline": "/guideline", "runs": "/runs", "deploy": "/policies/writer/2/deploy",
@@ -37,6 +40,18 @@ GUIDELINE = """Which of the two would you rather have been sent?
 3. Equal is an answer. So is both bad: say with a flag what is wrong.
 4. Skip what you cannot judge, and say why.
 Ask Mara when in doubt."""
+
+
+PRACTICE = [
+    GoldItem(
+        Comparison(
+            "\n\nHuman: Is tap water safe here?\n\nAssistant: Mostly.\n\nHuman: And for a baby?\n\nAssistant:",
+            Completion("Yes. Let it run until it is cold, and boil it for the first months.", (), True),
+            Completion("Babies like juice better.", (), True), "gold",
+        ),
+        "a", "The second does not answer the question.",
+    )
+]  # fmt: skip
 
 
 @contextmanager
@@ -126,10 +141,12 @@ def _shrink(file: Path) -> None:
 def main(directory: Path, made: Path | None, only: list[str]) -> None:
     """Makes the project unless one is given, and takes the pictures."""
     from rlback.accounts.users import add_user, count_users
+    from rlback.labelling.checks import add_practice
     from rlback.labelling.guidelines import add_guideline
     from rlback.ledger.console_tables import prepare
     from rlback.project import make_project
     from rlback.records import Actor
+    from rlback.registry.quarantine import put_in
     from tests.orchestration.fake_prefect import fake_prefect
     from tests.web.stories import two_campaigns
 
@@ -142,6 +159,9 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
             add_user(project.store, "eve", "correct horse battery", ["approver"], Actor("mara", "human"))
             add_user(project.store, "bea", "correct horse battery", ["annotator"], Actor("mara", "human"))
             add_guideline(project.store, GUIDELINE, Actor("mara", "human"), after=0)
+            put_in(project.store, "cy", Actor("mara", "human"), "answers faster than the texts can be read", batch="helper.r0")
+            with project.store.transaction() as transaction:
+                add_practice(transaction, "helper", PRACTICE, "0" * 64)
         with fake_prefect() as prefect:
             os.environ["PREFECT_API_URL"] = prefect.url
             failed = "Flow run encountered an exception: StageError: the disk of this project is full"
