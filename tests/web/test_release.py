@@ -98,3 +98,5 @@ def test_a_rollback_by_hand_is_in_the_tree(as_, story):
     page = as_("oli").get("/policies/writer").text
     assert "By hand back from writer@2 to writer@1" in page
     assert ">by hand</text>" in page
+    assert "base policy, held now" in page
+    assert "writer@2 approved, held now" not in page

@@ -48,7 +48,10 @@ def document(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             shape = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
             operation["responses"]["default"] = {"description": "What was refused, and what to do", "content": shape}
-            if method == "POST":
+            if method == "POST" and "sent" not in inspect.signature(route.endpoint).parameters:
+                file = {"schema": {"type": "string", "format": "binary"}}
+                operation["requestBody"] = {"content": {"application/octet-stream": file}, "required": True}
+            elif method == "POST":
                 schema = _schema(route)
                 content = {kind: {"schema": schema} for kind in ("application/json", "application/x-www-form-urlencoded")}
                 operation["requestBody"] = {"content": content, "required": bool(schema["properties"])}

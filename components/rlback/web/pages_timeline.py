@@ -153,7 +153,9 @@ def _figures(visit: Visit, policy: str) -> dict[str, str]:
         rounds += _waiting_round(visit, policy, name, recorded, len(rounds))
         if rounds:
             base = base or {"name": f"{policy}@{recorded[(0, 'base', 1)]['version']}", "gold": None}
-            by_hand = _by_hand(visit, policy)
+            by_hand, held = _by_hand(visit, policy), list_aliases(visit.store, policy)
+            if by_hand and "approved" in held:
+                figures["approved"] = f"{policy}@{held['approved']}"  # the rounds do not know of it
             methods[name] = {**figures, "label": name, "gold": None, "rounds": rounds, "curve": [], "by_hand": by_hand}
     if base is None:
         return {"tree_wide": "", "tree_narrow": ""}
