@@ -131,6 +131,17 @@ def build() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
 
+    study = verb("study", "studies:study", "run a study (arms, settings, seeds), or `study show [NAME]` for what came out")
+    study.add_argument("config", metavar="CONFIG|show", help="a YAML file, see configs/studies/; or `show`")
+    study.add_argument("name", nargs="?", metavar="NAME", help="with show: a study that has results")
+    study.add_argument("--dry-run", action="store_true", help="check everything, say what is missing and how long it may take")
+    study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
+    study.add_argument("--out", metavar="DIR", help="where results lie (default: reports/studies/NAME)")
+    study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
+    study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
+    _engine(study)
+    _json(study)
+
     export = verb("export", "console:export", "the labels of a batch as JSON lines")
     export.add_argument("batch", help="as `rlback status` names it: CAMPAIGN.rN")
     export.add_argument(
