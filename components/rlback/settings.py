@@ -243,7 +243,7 @@ class DPOConfig:
     loss: Literal["dpo", "ipo"] = "dpo"
     lr: Positive
     beta: Positive
-    epochs: Count = 1
+    epochs: Positive = 1.0  # 0.5: half of the pairs, once
     batch: Count = 32
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup: Annotated[int, Field(ge=0)] = 10  # steps; then cosine down to 0

@@ -223,4 +223,7 @@ class Request:
 Make = Callable[[Request], Learner]
 
 #: World name to "module:function"; a new world is one line here.
-LEARNERS: dict[str, str] = {"bandit": "rlback.studies.bandit:make_learner"}
+LEARNERS: dict[str, str] = {
+    "bandit": "rlback.studies.bandit:make_learner",
+    "visits": "rlback.studies.text:make_learner",
+}

@@ -1,0 +1,251 @@
+"""The text world "visits" as a learner: a tiny language model, reward models on its trunk, RLOO, and people simulated.
+
+One lane after the other, since a language model fills a core on its own. Policies and reward models are lists with a
+lane each. Gold is measured on fresh samples for prompts that nothing is trained on. Of the four exposures, sign and
+false are estimated on the samples of each step; bad and flow have no value here: there is no planted set, and gradients
+under gold would double the time of a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from rlback.errors import ConfigError
+from rlback.maths.early_signals import order_agreement, reward_variance
+from rlback.models.policy import Policy
+from rlback.models.tokenizers import encode_prompt
+from rlback.records import Comparison, seed_of
+from rlback.studies import text_steps as steps
+from rlback.studies.protocol import (
+    Array, Batch, Combine, Counts, Evaluation, Key, Mask, Request, Segment, StepCheckpoint,
+)  # fmt: skip
+from rlback.studies.text_base import Base, Drawn, make_base
+from rlback.studies.text_policies import TextPolicy, distance, drawn_from, weights_of
+from rlback.studies.text_scores import Score, joined, scores_of
+from rlback.studies.text_settings import TextAnnotator, TextOptimiser, TextWorld, checked
+from rlback.training.reward import TokenPair
+from rlback.training.threads import use_threads
+from rlback.worlds.annotators import SimulatedAnnotator
+from rlback.worlds.visits_world import VISITS
+
+#: Lanes of policies, and of scorers; a lane without a label has no scorer.
+Policies = tuple[TextPolicy, ...]
+Scores = tuple[Score | None, ...]
+
+
+@dataclass(frozen=True)
+class TextLabels:
+    """Comparisons of each lane with verdicts: wins (lanes, count), 1 for side a, 1/2 for a tie."""
+
+    comparisons: tuple[tuple[Comparison, ...], ...]
+    wins: Array
+
+
+def make_learner(request: Request) -> TextLearner:
+    """See protocol.Make."""
+    use_threads(1)
+    world = checked(TextWorld, request.world, f"{request.place}: world")
+    optimiser = checked(TextOptimiser, request.optimiser, f"{request.place}: optimiser")
+    annotator = checked(TextAnnotator, request.annotator, f"{request.place}: annotator")
+    made = {number: make_base(world, number, request.shared) for number in sorted({s % world.bases for s in request.seeds})}
+    return TextLearner(world, optimiser, annotator, request.seeds, tuple(made[s % world.bases] for s in request.seeds))
+
+
+@dataclass(frozen=True)
+class TextLearner:
+    """See protocol.Learner."""
+
+    world: TextWorld
+    optimiser: TextOptimiser
+    annotator: TextAnnotator
+    seeds: tuple[int, ...]
+    bases: tuple[Base, ...]
+    methods = frozenset({"rl", "direct", "dpo", "best_of_n"})
+    scorers = frozenset({"gold", "outcome"})
+
+    @property
+    def lanes(self) -> int:
+        return len(self.seeds)
+
+    def base(self) -> Policies:
+        return tuple(base.policy for base in self.bases)
+
+    def select(self, mask: Mask, chosen: Policies, other: Policies) -> Policies:
+        return tuple(a if on else b for on, a, b in zip(mask, chosen, other, strict=True))
+
+    def select_models(self, mask: Mask, chosen: Scores, other: Scores) -> Scores:
+        return tuple(a if on else b for on, a, b in zip(mask, chosen, other, strict=True))
+
+    @torch.no_grad()
+    def interpolate(self, base: Policies, other: Policies, eta: float) -> Policies:
+        made = []
+        for near, far in zip(base, other, strict=True):
+            start, end = weights_of(near, "an interpolated start"), weights_of(far, "an interpolated start")
+            between = copy.deepcopy(start)
+            for mine, theirs in zip(between.model.parameters(), end.model.parameters(), strict=True):
+                mine.lerp_(theirs, eta)
+            made.append(between)
+        return tuple(made)
+
+    def collect(self, side_a: Policies, side_b: Policies, count: int, key: Key) -> TextLabels:
+        lanes = [self._comparisons(lane, a, b, count, key) for lane, (a, b) in enumerate(zip(side_a, side_b, strict=True))]
+        wins = np.array([[self._verdict(lane, c, key) for c in found] for lane, found in enumerate(lanes)])
+        return TextLabels(tuple(lanes), wins.reshape(len(lanes), count))
+
+    def _comparisons(self, lane: int, a: TextPolicy, b: TextPolicy, count: int, key: Key) -> tuple[Comparison, ...]:
+        seed = self._seed(lane, "collect", *key)
+        prompts, source = VISITS.prompts(seed, count, "gate"), "inside" if a is b else "cross"
+        if a is b:
+            drawn = self._draw(a, prompts, seed, 2)
+            sides = list(zip(drawn.completions[::2], drawn.completions[1::2], strict=True))
+        else:
+            # Two draws of their own: with one seed two near policies would write the same.
+            first, second = self._draw(a, prompts, seed), self._draw(b, prompts, seed_of(seed, "other side"))
+            sides = list(zip(first.completions, second.completions, strict=True))
+        return tuple(Comparison(p, one, two, source) for p, (one, two) in zip(prompts, sides, strict=True))
+
+    def _verdict(self, lane: int, comparison: Comparison, key: Key) -> float:
+        verdict = self._people.verdict(comparison, self._seed(lane, "verdict", *key))
+        return {"a": 1.0, "b": 0.0}.get(verdict, 0.5)
+
+    @cached_property
+    def _people(self) -> SimulatedAnnotator:
+        a = self.annotator
+        return SimulatedAnnotator(
+            "sim-annotator", VISITS.gold, temperature=a.temperature, lapse=a.lapse, hype_bias=a.hype_bias, hype=VISITS.hype
+        )
+
+    def wins(self, labels: TextLabels) -> Array:
+        return labels.wins
+
+    def predicted(self, labels: TextLabels, reward: Scores) -> Array:
+        found = np.full(labels.wins.shape, 0.5)
+        for lane, score in enumerate(reward):
+            if score is not None and found.shape[1]:
+                prompts = [self._tokens(c.prompt) for c in labels.comparisons[lane]]
+                a, b = (score.score(prompts, [getattr(c, side).ids for c in labels.comparisons[lane]]) for side in "ab")
+                found[lane] = torch.sigmoid(score.log_odds((a - b).double())).numpy()
+        return found
+
+    def fit(self, data: Sequence[Batch], members: int, key: Key, *, sample: Counts | None = None) -> Scores:
+        found: list[Score | None] = []
+        for lane, base in enumerate(self.bases):
+            pairs = self._pairs(lane, data)
+            if sample is not None:
+                order = np.random.default_rng(self._seed(lane, "sample", *key)).permutation(len(pairs))
+                pairs = [pairs[i] for i in order[: int(sample[lane])]]
+            seed = self._seed(lane, "fit", *key)
+            found.append(steps.fitted(base, pairs, members, self.optimiser, seed) if pairs else None)
+        return tuple(found)
+
+    def _pairs(self, lane: int, data: Sequence[Batch]) -> list[TokenPair]:
+        """Labels of a lane as pairs of the token ids that were sampled; ties and equal sides say nothing."""
+        pairs = []
+        for batch in data:
+            if not batch.lanes[lane]:
+                continue
+            for c, win in zip(batch.labels.comparisons[lane], batch.labels.wins[lane], strict=True):
+                if win != 0.5 and c.a.ids != c.b.ids:
+                    chosen, rejected = (c.a, c.b) if win == 1 else (c.b, c.a)
+                    pairs.append(TokenPair(self._tokens(c.prompt), chosen.ids, rejected.ids))
+        return pairs
+
+    def combine(self, models: Sequence[Scores], has: Sequence[Mask], how: Combine, weight: float) -> Scores:
+        made: list[Score | None] = []
+        for lane in range(self.lanes):
+            there = [(m[lane], bool(mask[lane])) for m, mask in zip(models, has, strict=True)]
+            scores = [(score, on) for score, on in there if score is not None]
+            made.append(joined([s for s, _ in scores], [on for _, on in scores], how, weight) if scores else None)
+        return tuple(made)
+
+    def scorer(self, name: str) -> Scores:
+        if name not in self.scorers:
+            raise ConfigError(f"the world visits has no scorer {name!r}", remedy=f"one of {', '.join(sorted(self.scorers))}")
+        return tuple(Score(base, check=name, outcome_above=self.optimiser.outcome_above) for base in self.bases)
+
+    def optimise(self, start: Policies, reward: Scores, segment: Segment, key: Key) -> Iterator[StepCheckpoint]:
+        def walk(lane: int) -> steps.Walked:
+            score = reward[lane]
+            assert score is not None  # a lane that optimises has labels
+            return steps.on_scores(self._lane(lane, start[lane], key), score, segment, int(segment.steps[lane]))
+
+        return steps.side_by_side(start, segment, walk)
+
+    def optimise_on_people(
+        self, start: Policies, labels_per_step: int, segment: Segment, key: Key
+    ) -> Iterator[StepCheckpoint]:
+        def walk(lane: int) -> steps.Walked:
+            place = self._lane(lane, start[lane], key)
+            return steps.on_people(place, self._people, labels_per_step, segment, int(segment.steps[lane]))
+
+        return steps.side_by_side(start, segment, walk)
+
+    def optimise_on_pairs(
+        self, start: Policies, data: Sequence[Batch], segment: Segment, temperature: float, key: Key
+    ) -> Iterator[StepCheckpoint]:
+        def walk(lane: int) -> steps.Walked:
+            place = self._lane(lane, start[lane], key)
+            return steps.on_pairs(place, self._pairs(lane, data), segment, temperature, int(segment.steps[lane]))
+
+        return steps.side_by_side(start, segment, walk)
+
+    def _lane(self, lane: int, start: TextPolicy, key: Key) -> steps.Lane:
+        trained = weights_of(start, "optimising it further")
+        return steps.Lane(self.bases[lane], trained, self.optimiser, self.world, self._seed(lane, "optimise", *key))
+
+    def best_of_n(self, start: Policies, reward: Scores, n: int) -> Policies:
+        from rlback.studies.text_policies import BestOf
+
+        return tuple(BestOf(s, r, n) if r is not None else s for s, r in zip(start, reward, strict=True))
+
+    def evaluate(self, policy: Policies, start: Policies, reward: Scores | None, *, pairs: bool) -> Evaluation:
+        rows = [self._measure(lane, policy[lane], start[lane], None if reward is None else reward[lane], pairs)
+                for lane in range(self.lanes)]  # fmt: skip
+        return Evaluation(*np.array(rows, dtype=float).T)
+
+    def _measure(self, lane: int, policy: TextPolicy, start: TextPolicy, score: Score | None, pairs: bool) -> list[float]:
+        """The fields of an Evaluation, in their order."""
+        base, drawn = self.bases[lane], self._eval_samples(lane, policy)
+        gold = (np.array(drawn.gold) - base.gold_mean) / base.gold_sd
+        found = [float(gold.mean()), *[np.nan] * 8]
+        found[3], found[4] = distance(policy, base.policy, drawn), distance(policy, start, drawn)
+        if score is None:
+            return found
+        values = scores_of(score, drawn).numpy()
+        found[1] = float(score.log_odds(torch.tensor(values.mean())))
+        found[2], found[8] = float(values.mean()), reward_variance(values.reshape(-1, 2))
+        if pairs:
+            held = self._eval_samples(lane, base.policy)
+            for place, sample in ((5, drawn), (6, held)):
+                proxy = (values if sample is drawn else scores_of(score, sample).numpy()).reshape(-1, 2)
+                shares = order_agreement(proxy, np.array(sample.gold).reshape(-1, 2))
+                found[place] = float(np.nanmean(shares)) if np.isfinite(shares).any() else np.nan
+            found[7] = float(score.members(drawn.ids, [c.ids for c in drawn.completions]).std(0, unbiased=False).mean())
+        return found
+
+    def disagreement(self, policy: Policies, reward: Scores) -> Array:
+        found = np.full(self.lanes, np.nan)
+        for lane, score in enumerate(reward):
+            if score is not None:
+                drawn = self._eval_samples(lane, policy[lane])
+                found[lane] = float(score.members(drawn.ids, [c.ids for c in drawn.completions]).std(0, unbiased=False).mean())
+        return found
+
+    def _eval_samples(self, lane: int, policy: TextPolicy) -> Drawn:
+        prompts = VISITS.prompts(seed_of("text evaluation"), self.world.eval_prompts, "eval")
+        return self._draw(policy, prompts, self._seed(lane, "evaluation"), 2)
+
+    def _draw(self, policy: TextPolicy, prompts: Sequence[str], seed: int, per_prompt: int = 1) -> Drawn:
+        return drawn_from(policy, prompts, self.world.max_new_tokens, seed, per_prompt)
+
+    def _tokens(self, prompt: str) -> tuple[int, ...]:
+        return tuple(encode_prompt(self.bases[0].policy.tokenizer, prompt))
+
+    def _seed(self, lane: int, *key: str | int) -> int:
+        return seed_of("text", self.seeds[lane], *key)

@@ -1,0 +1,183 @@
+"""Segments of the text world: one lane's training by the loops of the product, read out at its checkpoints."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from rlback.errors import TrainingDiverged
+from rlback.maths.advantages import leave_one_out
+from rlback.maths.misreward import exposure
+from rlback.models.policy import Policy
+from rlback.models.reward_model import new_reward_model
+from rlback.models.tokenizers import decode, encode_prompt
+from rlback.records import Comparison, Completion, Verdict, digest_of, seed_of
+from rlback.settings import DPOConfig, RLOOConfig
+from rlback.studies.protocol import Array, Segment, StepCheckpoint, no_exposure
+from rlback.studies.text_base import Base
+from rlback.studies.text_policies import TextPolicy
+from rlback.studies.text_scores import Score
+from rlback.studies.text_settings import TextOptimiser, TextWorld
+from rlback.training.dpo import fit_dpo
+from rlback.training.on_policy import StepRecord, optimise
+from rlback.training.reward import TokenPair, fit_reward
+from rlback.training.scorers import AnnotatorScorer, Scorer
+from rlback.worlds.annotators import SimulatedAnnotator
+from rlback.worlds.visits_world import VISITS
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Where a segment begins: the base of its seed, the start policy, and the seed of all its draws."""
+
+    base: Base
+    start: Policy
+    optimiser: TextOptimiser
+    world: TextWorld
+    seed: int
+
+
+@dataclass
+class Walked:
+    """What a lane did. policies: by steps done, the last one included; exposures alike, (4, 2) so far."""
+
+    policies: dict[int, Policy] = field(default_factory=dict)
+    exposures: dict[int, Array] = field(default_factory=dict)
+    labels_per_step: int = 0
+    steps: int = 0
+    diverged: bool = False
+
+
+def fitted(base: Base, pairs: Sequence[TokenPair], members: int, optimiser: TextOptimiser, seed: int) -> Score:
+    """A reward model from the base's trunk, standardised on its samples; several members are heads on one trunk."""
+    shape = optimiser.reward_shape if members == 1 else replace(optimiser.reward_shape, members=members)
+    model = new_reward_model(base.policy, shape, seed_of(seed, "weights"))
+    fit_reward(model, pairs, optimiser.reward, seed=seed_of(seed, "order"))
+    drawn = base.reference
+    model.rescale(drawn.ids, [c.ids for c in drawn.completions])
+    return Score(base, (model,), "last" if members == 1 else "mean")
+
+
+def side_by_side(start: Sequence[TextPolicy], segment: Segment, walk: Callable[[int], Walked]) -> Iterator[StepCheckpoint]:
+    """Runs the lanes one after the other and yields their checkpoints together.
+
+    A lane is run to its end before the first checkpoint: whoever stops reading early saves no time here.
+    """
+    wanted = segment.steps
+    lanes, last = len(start), int(wanted.max(initial=0))
+    walked = [walk(lane) if wanted[lane] else Walked({0: start[lane]}) for lane in range(lanes)]  # type: ignore[dict-item]
+    for t in sorted({*range(segment.every, last, segment.every), last} - {0}):
+        done = np.array([min(t, int(wanted[lane]), w.steps) for lane, w in enumerate(walked)], dtype=np.int64)
+        reached = [max((s for s in w.policies if s <= d), default=None) for w, d in zip(walked, done, strict=True)]
+        seen = no_exposure(lanes)
+        for lane, (w, d) in enumerate(zip(walked, done, strict=True)):
+            if d:
+                seen[lane] = w.exposures.get(int(d), np.full((4, 2), np.nan))
+        yield StepCheckpoint(
+            done,
+            tuple(start[lane] if at is None else walked[lane].policies[at] for lane, at in enumerate(reached)),
+            seen,
+            done * np.array([w.labels_per_step for w in walked]),
+            np.array([w.diverged and d == w.steps for w, d in zip(walked, done, strict=True)]),
+        )
+
+
+def on_scores(lane: Lane, score: Scorer, segment: Segment, steps: int) -> Walked:
+    """RLOO against a scorer."""
+    o = lane.optimiser
+    config = RLOOConfig(
+        steps=steps, lr=o.lr * segment.size, beta=o.beta + segment.beta, max_new_tokens=lane.world.max_new_tokens,
+        prompts_per_step=o.prompts_per_step, samples_per_prompt=o.samples_per_prompt, kl_budget=o.kl_limit,
+        checkpoint_every=segment.every,
+    )  # fmt: skip
+    return _rloo(lane, score, config, segment, Walked())
+
+
+def on_people(lane: Lane, people: SimulatedAnnotator, labels_per_step: int, segment: Segment, steps: int) -> Walked:
+    """RLOO on verdicts: two completions for each of `labels_per_step` prompts, +1 and -1."""
+    o, tokenizer = lane.optimiser, lane.base.policy.tokenizer
+
+    def completion(ids: tuple[int, ...]) -> Completion:
+        return Completion(decode(tokenizer, ids), ids, bool(ids) and ids[-1] == tokenizer.eos_token_id)
+
+    def compare(prompt: Sequence[int], a: Sequence[int], b: Sequence[int]) -> Verdict:
+        comparison = Comparison(decode(tokenizer, prompt), completion(tuple(a)), completion(tuple(b)), "inside")
+        return people.verdict(comparison, seed_of(lane.seed, "direct", tuple(prompt), tuple(a), tuple(b)))
+
+    scorer = AnnotatorScorer(compare, digest_of([people.lineage(), lane.seed]))
+    config = RLOOConfig(
+        steps=steps, lr=o.direct_lr * segment.size, beta=o.beta + segment.beta, max_new_tokens=lane.world.max_new_tokens,
+        prompts_per_step=labels_per_step, samples_per_prompt=2, kl_budget=o.kl_limit, checkpoint_every=segment.every,
+    )  # fmt: skip
+    return _rloo(lane, scorer, config, segment, Walked(labels_per_step=labels_per_step))
+
+
+def on_pairs(lane: Lane, pairs: Sequence[TokenPair], segment: Segment, temperature: float, steps: int) -> Walked:
+    """DPO on given pairs, as many steps as the segment has, however many passes over the pairs that is."""
+    o, walked = lane.optimiser, Walked()
+    policy = _copy(lane.start)
+    config = DPOConfig(
+        lr=o.dpo_lr * segment.size, beta=temperature, batch=o.dpo_batch, checkpoint_every=segment.every,
+        # Half a step less than asked for: the loop rounds up.
+        epochs=(steps - 0.5) * o.dpo_batch / len(pairs),
+    )  # fmt: skip
+
+    def keep(done: int, current: Policy) -> None:
+        walked.policies[done], walked.steps = _copy(current), done
+
+    try:
+        fit_dpo(policy, _copy(lane.start), pairs, config, seed=lane.seed, on_checkpoint=keep)
+        keep(steps, policy)
+    except TrainingDiverged:
+        walked.diverged = True
+    return walked
+
+
+def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walked: Walked) -> Walked:
+    policy, tokenizer = _copy(lane.start), lane.base.policy.tokenizer
+    reference = _copy(lane.start if segment.reference == "start" else lane.base.policy)
+    prompts = VISITS.prompts(seed_of(lane.seed, "prompts"), config.steps * config.prompts_per_step, "train")
+    tokens = [tuple(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    texts = dict(zip(tokens, prompts, strict=True))
+    so_far = np.zeros((4, 2))
+    so_far[2:] = np.nan  # see text.py: bad and flow are not measured here
+
+    def observe(record: StepRecord) -> None:
+        so_far[:2] += _exposure(record, texts, lane.base)
+        walked.exposures[record.step + 1] = so_far.copy()
+
+    def keep(done: int, current: Policy) -> None:
+        walked.policies[done], walked.steps = _copy(current), done
+
+    try:
+        result = optimise(
+            policy, reference, scorer, tokens, config, seed=lane.seed, on_checkpoint=keep, observe=observe
+        )
+    except TrainingDiverged:
+        walked.diverged = True  # the last checkpoint stands
+        return walked
+    keep(result.steps, policy)
+    walked.diverged = result.stopped == "kl_budget"
+    return walked
+
+
+def _exposure(record: StepRecord, texts: dict[tuple[int, ...], str], base: Base) -> Array:
+    """Parts and wholes of MX_sign and MX_false of one step, (2, 2)."""
+    tokenizer = base.policy.tokenizer
+    gold = torch.tensor(
+        [
+            VISITS.gold(texts[tuple(prompt)], decode(tokenizer, ids), done)
+            for prompt, ids, done in zip(record.prompts, record.completions, record.finished, strict=True)
+        ]
+    )
+    advantages = leave_one_out((gold / base.gold_sd).view(-1, record.samples_per_prompt)).flatten()
+    found = exposure(record.advantages.flatten(), advantages, record.weights.flatten())
+    return np.array([[found.sign_wrong, found.sign_all], [found.false_wrong, found.false_all]])
+
+
+def _copy(policy: Policy) -> Policy:
+    return Policy(copy.deepcopy(policy.model), policy.tokenizer)
