@@ -18,12 +18,20 @@ import torch
 
 from rlback.errors import ConfigError
 from rlback.maths.early_signals import order_agreement, reward_variance
-from rlback.models.policy import Policy
 from rlback.models.tokenizers import encode_prompt
 from rlback.records import Comparison, seed_of
 from rlback.studies import text_steps as steps
 from rlback.studies.protocol import (
-    Array, Batch, Combine, Counts, Evaluation, Key, Mask, Request, Segment, StepCheckpoint,
+    Array,
+    Batch,
+    Combine,
+    Counts,
+    Evaluation,
+    Key,
+    Mask,
+    Request,
+    Segment,
+    StepCheckpoint,
 )  # fmt: skip
 from rlback.studies.text_base import Base, Drawn, make_base
 from rlback.studies.text_policies import TextPolicy, distance, drawn_from, weights_of

@@ -1,0 +1,95 @@
+"""Claims on ensembles of reward models and on methods without one: C9 to C13."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlback.studies.claims.evidence import Evidence, NotMeasured
+from rlback.studies.claims.verdicts import Array, Finding, above, peak_against_end
+
+#: n of best-of-n under ensembles, and how the members are joined.
+ENSEMBLE_BEST_OF = (16, 64, 256, 1024)
+#: KL penalties towards the base, as they stand in arm names; none first.
+WEIGHTS = ("", "-kl-0.03", "-kl-0.1", "-kl-0.3")
+#: DPO's beta, as it stands in arm names, smallest first.
+DPO_BETAS = ("0.03", "0.1", "0.3", "1", "3")
+#: How far below a falling curve may end and still count as not falling, in standard deviations of the base.
+LEVEL = 0.05
+
+
+def c09(evidence: Evidence) -> Finding:
+    """Under 25 % flipped labels best-of-n falls with an ensemble's mean, and not with its lowest or its cautious score."""
+    parts = []
+    for how in ("mean", "wco", "uwo"):
+        runs = [("noise-25", f"bon-{how}-{n}") for n in ENSEMBLE_BEST_OF]
+        gold = np.stack(evidence.final("gold", *runs), 1)
+        if how == "mean":
+            parts.append(peak_against_end("gold of the mean at its peak over its end", gold)[0])
+        else:
+            best = gold[:, :-1].max(1)
+            parts.append(above(f"gold of {how} at n = 1024 less its highest before", gold[:, -1], best, least=-LEVEL))
+    return Finding(tuple(parts), "bon-mean-n, bon-wco-n, bon-uwo-n for n = 16 to 1024, setting noise-25")
+
+
+def c10(evidence: Evidence) -> Finding:
+    """With RL an ensemble's lowest or cautious score beats one model at every KL weight; with a little KL, much KL alone."""
+    single = [("main", f"vanilla{w}") for w in WEIGHTS]
+    parts = []
+    for how in ("wco", "uwo"):
+        golds = evidence.final("gold", *single, *(("main", f"vanilla-{how}{w}") for w in WEIGHTS))
+        for i, weight in enumerate(WEIGHTS):
+            name = weight.removeprefix("-kl-") or "0"
+            # >=, so that being as good is enough.
+            parts.append(above(f"final gold, {how} over one model at KL weight {name}", golds[len(WEIGHTS) + i], golds[i],
+                               least=-LEVEL))  # fmt: skip
+    little, much = evidence.final("gold", ("main", "vanilla-uwo-kl-0.03"), ("main", "vanilla-kl-0.3"))
+    parts.append(above("final gold, uwo at KL weight 0.03 over one model at 0.3", little, much))
+    return Finding(tuple(parts), "vanilla, vanilla-wco and vanilla-uwo at four KL weights, setting main")
+
+
+def c11(evidence: Evidence) -> Finding:
+    """The members' variance on the policy's samples grows twofold or more under the mean, and less under UWO."""
+    ratios = []
+    for arm in ("vanilla-mean", "vanilla-uwo"):
+        seeds = evidence.seeds(("main", "vanilla-mean"), ("main", "vanilla-uwo"))
+        _, (spread,) = evidence.curve(("spread",), "main", arm, seeds=seeds)
+        if not np.isfinite(spread).any():
+            raise NotMeasured(f"the spread of the members was not recorded on the way for arm {arm}")
+        ratios.append(2 * np.log(spread[:, -1] / spread[:, 0]))
+    grown = above("log of the ratio of variances, end to start, under the mean: above log 2", ratios[0], least=float(np.log(2)))
+    less = above("the same, mean over UWO", ratios[0], ratios[1])
+    return Finding((grown, less), "vanilla-mean and vanilla-uwo from their first to their last point, setting main")
+
+
+def c12(evidence: Evidence) -> Finding:
+    """DPO's gold has a peak inside the range of beta; at a low one the policy is better before the end of the pass."""
+    runs = [("main", f"dpo-beta-{b}") for b in DPO_BETAS]
+    gold = np.stack(evidence.final("gold", *runs), 1)
+    to_low, place = peak_against_end("final gold at the best beta over the largest", gold)
+    rows = np.arange(len(gold))
+    to_high = above("final gold at the best beta over the smallest", gold[rows, place], gold[:, 0])
+    steps, (along,) = evidence.curve(("gold",), *runs[0])
+    early = (steps >= 0.25 * steps[-1]) & (steps <= 0.5 * steps[-1])
+    before = above("gold at 25 to 50 % of the pass over its end, smallest beta", along[:, early].mean(1), along[:, -1])
+    return Finding((to_low, to_high, before), "dpo-beta-b along its one segment, b from 0.03 to 3, setting main")
+
+
+def c13(evidence: Evidence) -> Finding:
+    """Online beats offline at equal KL. (The offline policy as the better classifier of pairs is another matter.)"""
+    seeds = evidence.seeds(("main", "dpo-offline-all"), ("main", "dpo-online"))
+    kl, gold = (evidence.final(c, ("main", "dpo-online"), ("main", "dpo-offline-all"))[0] for c in ("kl", "gold"))
+    _, (k, g) = evidence.curve(("kl", "gold"), "main", "dpo-offline-all", seeds=seeds)
+    matched = _at_distance(np.sqrt(k), g, np.sqrt(kl))
+    part = above("gold at the KL that the online run ends with", gold, matched)
+    return Finding((part,), "dpo-online's end against dpo-offline-all, which has as many labels, where its KL is as large",
+                   "which of the two orders given pairs better: an implicit reward is in no column of the table")  # fmt: skip
+
+
+def _at_distance(distance: Array, gold: Array, wanted: Array) -> Array:
+    """Gold (seeds,) of rising curves (seeds, points) at the distance wanted; NaN where a curve does not go so far."""
+    found = np.full(len(wanted), np.nan)
+    for s, d in enumerate(wanted):
+        if d <= distance[s].max():
+            order = np.argsort(distance[s])
+            found[s] = np.interp(d, distance[s][order], gold[s][order])
+    return found
