@@ -42,6 +42,9 @@ from rlback.training.threads import use_threads
 from rlback.worlds.annotators import SimulatedAnnotator
 from rlback.worlds.visits_world import VISITS
 
+#: Policies whose evaluation samples are kept: a candidate is measured again as the kept policy.
+_REMEMBERED = 4
+
 #: Lanes of policies, and of scorers; a lane without a label has no scorer.
 Policies = tuple[TextPolicy, ...]
 Scores = tuple[Score | None, ...]
@@ -246,8 +249,20 @@ class TextLearner:
         return found
 
     def _eval_samples(self, lane: int, policy: TextPolicy) -> Drawn:
+        """Two samples for each evaluation prompt; those of the base and of the last few policies are remembered."""
+        for known, drawn in self._drawn[lane]:
+            if known is policy:
+                return drawn
         prompts = VISITS.prompts(seed_of("text evaluation"), self.world.eval_prompts, "eval")
-        return self._draw(policy, prompts, self._seed(lane, "evaluation"), 2)
+        drawn = self._draw(policy, prompts, self._seed(lane, "evaluation"), 2)
+        self._drawn[lane].append((policy, drawn))
+        if len(self._drawn[lane]) > _REMEMBERED:
+            del self._drawn[lane][1 if self._drawn[lane][0][0] is self.bases[lane].policy else 0]
+        return drawn
+
+    @cached_property
+    def _drawn(self) -> list[list[tuple[TextPolicy, Drawn]]]:
+        return [[] for _ in self.seeds]
 
     def _draw(self, policy: TextPolicy, prompts: Sequence[str], seed: int, per_prompt: int = 1) -> Drawn:
         return drawn_from(policy, prompts, self.world.max_new_tokens, seed, per_prompt)

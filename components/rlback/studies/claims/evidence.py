@@ -87,6 +87,18 @@ class Evidence:
         place = np.array([[at[(seed, s)] for s in steps] for seed in seeds])
         return np.array(steps, dtype=float), [_numbers(rows, c)[place] for c in columns]
 
+    def rounds(self, setting: str, arm: str) -> int:
+        """The highest round that any run reached."""
+        return int(pc.max(self.rows(setting, arm)["round"]).as_py())
+
+    def at_candidate(self, column: str, setting: str, arm: str, seeds: Sequence[int]) -> Array:
+        """The column at the end of the first attempt, (seeds,), where everything is measured."""
+        rows = self.rows(setting, arm)
+        first = pc.and_(pc.equal(rows["round"], 1), pc.equal(rows["attempt"], 1))
+        rows = rows.filter(pc.and_(first, pc.equal(rows["point"], "candidate")))
+        values = dict(zip(rows["seed"].to_pylist(), _numbers(rows, column), strict=True))
+        return np.array([values.get(seed, np.nan) for seed in seeds])
+
     def _last(self, rows: pa.Table, column: str, seeds: Sequence[int]) -> Array:
         """Value of each seed's last kept row; NaN where it has none."""
         kept = rows.filter(pc.equal(rows["point"], "kept"))

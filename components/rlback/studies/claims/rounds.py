@@ -9,6 +9,8 @@ from rlback.studies.claims.verdicts import Finding, above, falling, ordered
 
 #: Rounds that claims look at one by one; later ones differ by little.
 ROUNDS = 4
+#: Lengths, in segments, of the arms reach-k, which are vanilla's path measured in full where it is that long.
+REACH = ("0.1", "0.5", "1", "2", "3")
 #: Segments that the sampler of arm relearn-k was trained for.
 SAMPLERS = (1, 3, 6)
 
@@ -48,22 +50,22 @@ def c16(evidence: Evidence) -> Finding:
     if same > 1e-9:
         raise NotMeasured(f"the twins do not start from the same policy: gold differs by {same:.3g} after the first round")
     parts = [above(f"gold after round {r + 1}, back over on", back[:, r], on[:, r]) for r in (1, 2)]
-    return Finding((fell, *parts), "overrun-take-last and overrun-back: one first round of three segments, then one each, setting main")
+    return Finding((fell, *parts), "overrun-take-last and overrun-back: rounds of eight segments, the first the same, setting main")
 
 
 def c17(evidence: Evidence) -> Finding:
     """On the policy's own samples a reward model gets worse with KL; a refresh restores it."""
-    _, (kl, accuracy) = evidence.curve(("kl", "accuracy_on_policy"), "main", "vanilla")
-    if not np.isfinite(accuracy).all():
-        raise NotMeasured("accuracy on the policy's samples was not recorded on the way")
+    runs = [("main", f"reach-{k}") for k in REACH]
+    seeds = evidence.seeds(*runs, ("main", "take-last"))
+    accuracy, kl = (np.stack([evidence.at_candidate(c, *run, seeds) for run in runs], 1) for c in ("accuracy_on_policy", "kl"))
     d = np.sqrt(kl) - np.sqrt(kl).mean(1, keepdims=True)
     slope = (d * accuracy).sum(1) / (d**2).sum(1)
-    seeds = evidence.seeds(("main", "take-last"))
-    before = evidence.curve(("accuracy_on_policy",), "main", "take-last", seeds=seeds)[1][0][:, -1]
-    after = evidence.curve(("accuracy_on_policy",), "main", "take-last", round_=2, seeds=seeds)[1][0][:, 0]
-    parts = (above("fall of accuracy per unit of sqrt(KL), vanilla", -slope),
-             above("accuracy at the first point after a refresh over that at the end of the round before", after, before))  # fmt: skip
-    return Finding(parts, "vanilla along its segment; take-last around its first refresh, setting main")
+    refreshed = evidence.by_round("accuracy_on_policy", "main", "take-last", int(REACH[-1]), seeds)[:, -1]
+    parts = (
+        above("fall of accuracy per unit of sqrt(KL), one reward model", -slope),
+        above(f"accuracy after {REACH[-1]} segments, refreshed after each over never", refreshed, accuracy[:, -1]),
+    )
+    return Finding(parts, f"ends of reach-k, k = {', '.join(REACH)} segments; take-last after {REACH[-1]} rounds, setting main")
 
 
 def c18(evidence: Evidence) -> Finding:
@@ -80,7 +82,8 @@ def c19(evidence: Evidence) -> Finding:
     labels = [np.nanmean(v) for v in evidence.final("labels", *runs)]
     if abs(labels[0] - labels[1]) > 0.1 * labels[1]:
         raise NotMeasured(f"labels differ: {labels[0]:.0f} throughout, {labels[1]:.0f} at the start")
-    return Finding((above("final gold, throughout over at the start", throughout, start),), "take-last and vanilla-up-front, setting main")
+    return Finding((above("final gold, throughout over at the start", throughout, start),),
+                   "take-last and vanilla-up-front, setting main")  # fmt: skip
 
 
 def c20(evidence: Evidence) -> Finding:
@@ -95,7 +98,7 @@ def c20(evidence: Evidence) -> Finding:
     collapsed = [np.where(np.isfinite(g), g < 0, True).astype(float) for g in (unsafe, safe)]
     parts = ordered([f"final gold, {a}" for a in arms], gold)
     parts.append(above("share of runs that end below the base, online-last over online", collapsed[0], collapsed[1]))
-    return Finding(tuple(parts), "vanilla-up-front, from-base, online (short rounds), online-last (of these the last labels only), setting main",
+    return Finding(tuple(parts), "vanilla-up-front, from-base, online (short rounds), online-last (its last labels only)",
                    "order is tested at equal labels, not as labels to a win rate")  # fmt: skip
 
 
@@ -111,4 +114,4 @@ def c21(evidence: Evidence) -> Finding:
     relearned = [gold[:, int(np.searchsorted(steps, last))] for steps, gold in ends]
     names = [f"gold of a fresh policy, sampler of {k} segments" for k in SAMPLERS]
     return Finding(tuple(ordered(names, relearned)),
-                   "relearn-k: labels on a policy of k segments alone, then a new policy from the base, as many steps each")  # fmt: skip
+                   "relearn-k: labels on a policy of k segments alone, then a new one from the base")  # fmt: skip

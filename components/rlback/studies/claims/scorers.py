@@ -12,7 +12,7 @@ ENSEMBLE_BEST_OF = (16, 64, 256, 1024)
 #: KL penalties towards the base, as they stand in arm names; none first.
 WEIGHTS = ("", "-kl-0.03", "-kl-0.1", "-kl-0.3")
 #: DPO's beta, as it stands in arm names, smallest first.
-DPO_BETAS = ("0.03", "0.1", "0.3", "1", "3")
+DPO_BETAS = ("0.03", "0.3", "1", "3", "10", "30")
 #: How far below a falling curve may end and still count as not falling, in standard deviations of the base.
 LEVEL = 0.05
 
@@ -49,16 +49,17 @@ def c10(evidence: Evidence) -> Finding:
 
 def c11(evidence: Evidence) -> Finding:
     """The members' variance on the policy's samples grows twofold or more under the mean, and less under UWO."""
-    ratios = []
-    for arm in ("vanilla-mean", "vanilla-uwo"):
-        seeds = evidence.seeds(("main", "vanilla-mean"), ("main", "vanilla-uwo"))
-        _, (spread,) = evidence.curve(("spread",), "main", arm, seeds=seeds)
-        if not np.isfinite(spread).any():
-            raise NotMeasured(f"the spread of the members was not recorded on the way for arm {arm}")
-        ratios.append(2 * np.log(spread[:, -1] / spread[:, 0]))
-    grown = above("log of the ratio of variances, end to start, under the mean: above log 2", ratios[0], least=float(np.log(2)))
-    less = above("the same, mean over UWO", ratios[0], ratios[1])
-    return Finding((grown, less), "vanilla-mean and vanilla-uwo from their first to their last point, setting main")
+    runs = {how: [("main", f"reach-{how}-{k}") for k in ("0.1", "10")] for how in ("mean", "uwo")}
+    seeds = evidence.seeds(*runs["mean"], *runs["uwo"])
+    grown = {}
+    for how, (near, far) in runs.items():
+        start, end = (evidence.at_candidate("spread", *run, seeds) for run in (near, far))
+        if not (np.isfinite(start).all() and np.isfinite(end).all()):
+            raise NotMeasured("the spread of the members was not recorded")
+        grown[how] = 2 * np.log(end / start)
+    under = above("log of the ratio of variances, end to start, under the mean: over log 2", grown["mean"], least=float(np.log(2)))
+    less = above("the same, mean over UWO", grown["mean"], grown["uwo"])
+    return Finding((under, less), "reach-mean-k and reach-uwo-k after a tenth of a segment and after ten, setting main")
 
 
 def c12(evidence: Evidence) -> Finding:
@@ -71,25 +72,29 @@ def c12(evidence: Evidence) -> Finding:
     steps, (along,) = evidence.curve(("gold",), *runs[0])
     early = (steps >= 0.25 * steps[-1]) & (steps <= 0.5 * steps[-1])
     before = above("gold at 25 to 50 % of the pass over its end, smallest beta", along[:, early].mean(1), along[:, -1])
-    return Finding((to_low, to_high, before), "dpo-beta-b along its one segment, b from 0.03 to 3, setting main")
+    return Finding((to_low, to_high, before), "dpo-beta-b along its one segment, b from 0.03 to 30, setting main")
 
 
 def c13(evidence: Evidence) -> Finding:
     """Online beats offline at equal KL. (The offline policy as the better classifier of pairs is another matter.)"""
-    seeds = evidence.seeds(("main", "dpo-offline-all"), ("main", "dpo-online"))
-    kl, gold = (evidence.final(c, ("main", "dpo-online"), ("main", "dpo-offline-all"))[0] for c in ("kl", "gold"))
-    _, (k, g) = evidence.curve(("kl", "gold"), "main", "dpo-offline-all", seeds=seeds)
-    matched = _at_distance(np.sqrt(k), g, np.sqrt(kl))
-    part = above("gold at the KL that the online run ends with", gold, matched)
-    return Finding((part,), "dpo-online's end against dpo-offline-all, which has as many labels, where its KL is as large",
+    online, offline = ("main", "dpo-online"), ("main", "dpo-offline-all")
+    seeds = evidence.seeds(online, offline)
+    rounds = evidence.rounds(*online)
+    on = [evidence.by_round(c, *online, rounds, seeds) for c in ("kl", "gold")]
+    off = evidence.curve(("kl", "gold"), *offline, seeds=seeds)[1]
+    for path in (on, off):  # both begin at the base policy
+        path[:] = [np.concatenate([np.zeros((len(seeds), 1)), column], 1) for column in path]
+    shared = 0.9 * np.minimum(on[0].max(1), off[0].max(1))
+    part = above("gold at nine tenths of the KL that both reach", *(_at_kl(*path, shared) for path in (on, off)))
+    return Finding((part,), "dpo-online round by round against dpo-offline-all, which has as many labels, step by step",
                    "which of the two orders given pairs better: an implicit reward is in no column of the table")  # fmt: skip
 
 
-def _at_distance(distance: Array, gold: Array, wanted: Array) -> Array:
-    """Gold (seeds,) of rising curves (seeds, points) at the distance wanted; NaN where a curve does not go so far."""
+def _at_kl(kl: Array, gold: Array, wanted: Array) -> Array:
+    """Gold (seeds,) where paths (seeds, points) first reach the KL wanted, by straight lines between points."""
     found = np.full(len(wanted), np.nan)
-    for s, d in enumerate(wanted):
-        if d <= distance[s].max():
-            order = np.argsort(distance[s])
-            found[s] = np.interp(d, distance[s][order], gold[s][order])
+    for s, target in enumerate(wanted):
+        i = int(np.argmax(kl[s] >= target))
+        if kl[s][i] >= target:
+            found[s] = gold[s][i] if i == 0 else np.interp(target, kl[s][i - 1 : i + 1], gold[s][i - 1 : i + 1])
     return found
