@@ -57,7 +57,8 @@ def c11(evidence: Evidence) -> Finding:
         if not (np.isfinite(start).all() and np.isfinite(end).all()):
             raise NotMeasured("the spread of the members was not recorded")
         grown[how] = 2 * np.log(end / start)
-    under = above("log of the ratio of variances, end to start, under the mean: over log 2", grown["mean"], least=float(np.log(2)))
+    twofold = float(np.log(2))
+    under = above("log of the ratio of variances, end to start, under the mean", grown["mean"], least=twofold)
     less = above("the same, mean over UWO", grown["mean"], grown["uwo"])
     return Finding((under, less), "reach-mean-k and reach-uwo-k after a tenth of a segment and after ten, setting main")
 

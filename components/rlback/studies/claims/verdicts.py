@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 Verdict = Literal["holds", "fails", "inconclusive", "not measured"]
 
 #: Resamples of the seeds, and the one-sided level: bounds are its 5 % and 95 % quantiles.
-DRAWS = 2000
+DRAWS = 1000
 TAIL = 0.05
 
 
