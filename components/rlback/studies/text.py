@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,29 +61,40 @@ class TextLabels:
 
 def make_learner(request: Request) -> TextLearner:
     """See protocol.Make."""
-    use_threads(1)
     world = checked(TextWorld, request.world, f"{request.place}: world")
     optimiser = checked(TextOptimiser, request.optimiser, f"{request.place}: optimiser")
     annotator = checked(TextAnnotator, request.annotator, f"{request.place}: annotator")
-    made = {number: make_base(world, number, request.shared) for number in sorted({s % world.bases for s in request.seeds})}
-    return TextLearner(world, optimiser, annotator, request.seeds, tuple(made[s % world.bases] for s in request.seeds))
+    plan = request.extra.get("plan", {})
+    usual = plan["segment_length"] / plan["segment_steps"] if plan else 1.0
+    return TextLearner(world, optimiser, annotator, request.seeds, request.shared, usual)
 
 
 @dataclass(frozen=True)
 class TextLearner:
-    """See protocol.Learner."""
+    """See protocol.Learner. shared: where base policies are kept for all processes. usual_size: the size of a step that
+    the optimiser's learning rates are meant for.
+    """
 
     world: TextWorld
     optimiser: TextOptimiser
     annotator: TextAnnotator
     seeds: tuple[int, ...]
-    bases: tuple[Base, ...]
+    shared: Path | None
+    usual_size: float
     methods = frozenset({"rl", "direct", "dpo", "best_of_n"})
     scorers = frozenset({"gold", "outcome"})
 
     @property
     def lanes(self) -> int:
         return len(self.seeds)
+
+    @cached_property
+    def bases(self) -> tuple[Base, ...]:
+        """Trained at the first use, not before: a study's file is checked without it."""
+        use_threads(1)
+        numbers = [seed % self.world.bases for seed in self.seeds]
+        made = {number: make_base(self.world, number, self.shared) for number in sorted(set(numbers))}
+        return tuple(made[number] for number in numbers)
 
     def base(self) -> Policies:
         return tuple(base.policy for base in self.bases)
@@ -181,28 +193,34 @@ class TextLearner:
         return tuple(Score(base, check=name, outcome_above=self.optimiser.outcome_above) for base in self.bases)
 
     def optimise(self, start: Policies, reward: Scores, segment: Segment, key: Key) -> Iterator[StepCheckpoint]:
+        usual = replace(segment, size=segment.size / self.usual_size)
+
         def walk(lane: int) -> steps.Walked:
             score = reward[lane]
             assert score is not None  # a lane that optimises has labels
-            return steps.on_scores(self._lane(lane, start[lane], key), score, segment, int(segment.steps[lane]))
+            return steps.on_scores(self._lane(lane, start[lane], key), score, usual, int(segment.steps[lane]))
 
         return steps.side_by_side(start, segment, walk)
 
     def optimise_on_people(
         self, start: Policies, labels_per_step: int, segment: Segment, key: Key
     ) -> Iterator[StepCheckpoint]:
+        usual = replace(segment, size=segment.size / self.usual_size)
+
         def walk(lane: int) -> steps.Walked:
             place = self._lane(lane, start[lane], key)
-            return steps.on_people(place, self._people, labels_per_step, segment, int(segment.steps[lane]))
+            return steps.on_people(place, self._people, labels_per_step, usual, int(segment.steps[lane]))
 
         return steps.side_by_side(start, segment, walk)
 
     def optimise_on_pairs(
         self, start: Policies, data: Sequence[Batch], segment: Segment, temperature: float, key: Key
     ) -> Iterator[StepCheckpoint]:
+        usual = replace(segment, size=segment.size / self.usual_size)
+
         def walk(lane: int) -> steps.Walked:
             place = self._lane(lane, start[lane], key)
-            return steps.on_pairs(place, self._pairs(lane, data), segment, temperature, int(segment.steps[lane]))
+            return steps.on_pairs(place, self._pairs(lane, data), usual, temperature, int(segment.steps[lane]))
 
         return steps.side_by_side(start, segment, walk)
 

@@ -25,7 +25,9 @@ class Rows:
         row |= {"round": 1, "attempt": 1, "decision": "kept" if point != "step" else "none", "status": "ok", **values}
         self.rows.append(row)
 
-    def path(self, setting: str, arm: str, d: Sequence[float], *, round_: int = 1, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
+    def path(
+        self, setting: str, arm: str, d: Sequence[float], *, round_: int = 1, **columns: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         """Step rows at distances d, of every seed with a little noise of its own, and the kept row of their end."""
         for seed in range(SEEDS):
             shift = 0.01 * np.random.default_rng(seed).standard_normal()

@@ -18,7 +18,7 @@ def test_page_names_its_origin(tmp_path: Path) -> None:
     for arm, gold in (("take-last", 2.0), ("take-last-up-front", 1.0)):
         rows.ends("main", arm, [{"gold": gold, "code_revision": "abc1234"}])
     write_table(rows.table(), tmp_path / "results.parquet")
-    found, origin = page.read(tmp_path / "results.parquet", "rlback study claims")
+    found, origin = page.read([tmp_path / "results.parquet"], "rlback study claims")
     text, tree = page.markdown(found, origin), page.as_json(found, origin)
     json.dumps(tree, allow_nan=False)
     for wanted in ("seeds 0 to 7", "abc1234", "`rlback study claims`", "1 holds, 20 not measured", "no run of arm vanilla"):
@@ -33,6 +33,6 @@ def test_page_names_its_origin(tmp_path: Path) -> None:
 def test_no_rows_and_no_file_are_errors(tmp_path: Path) -> None:
     write_table(Rows().table(), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match="no rows"):
-        page.read(tmp_path / "empty.parquet", "x")
+        page.read([tmp_path / "empty.parquet"], "x")
     with pytest.raises(DataError, match="no results"):
-        page.read(tmp_path / "missing.parquet", "x")
+        page.read([tmp_path / "missing.parquet"], "x")

@@ -15,7 +15,7 @@ import pyarrow as pa
 from rlback.errors import DataError
 from rlback.studies.claims.catalogue import Answer, answers
 from rlback.studies.claims.verdicts import Part
-from rlback.studies.table import read_table
+from rlback.studies.table import check, joined, read_table
 
 VERDICTS = ("holds", "fails", "inconclusive", "not measured")
 
@@ -24,7 +24,7 @@ VERDICTS = ("holds", "fails", "inconclusive", "not measured")
 class Origin:
     """Where a table's rows come from: study, world, seeds and the commits of the code that made them.
 
-    digest: SHA-256 of the results file. command: what made this page.
+    digest: SHA-256 of the results files, one after the other. command: what made this page.
     """
 
     study: str
@@ -35,12 +35,21 @@ class Origin:
     command: str
 
 
-def read(results: Path, command: str) -> tuple[list[Answer], Origin]:
-    """The answers that a results file gives, and its origin. DataError where it cannot be read or holds no rows."""
-    table = read_table(results)
+def read(results: Sequence[Path], command: str) -> tuple[list[Answer], Origin]:
+    """The answers that the results of one study or several give together, and their origin.
+
+    Raises:
+        DataError: one cannot be read, they hold no rows, or two hold rows for the same point.
+    """
+    tables = [read_table(path) for path in results]
+    shown = ", ".join(str(path) for path in results)
+    table = check(joined(tables), shown)
     if not len(table):
-        raise DataError(f"{results} holds no rows", remedy="run the study first")
-    return answers(table), origin_of(table, hashlib.sha256(results.read_bytes()).hexdigest(), command)
+        raise DataError(f"{shown}: there are no rows", remedy="run the study first")
+    digest = hashlib.sha256()
+    for path in results:
+        digest.update(path.read_bytes())
+    return answers(table), origin_of(table, digest.hexdigest(), command)
 
 
 def origin_of(table: pa.Table, digest: str, command: str) -> Origin:
@@ -91,7 +100,8 @@ def markdown(found: Sequence[Answer], origin: Origin) -> str:
         part = a.finding.deciding if a.finding else None
         shown = _in_words(part) if part else a.reason
         lines.append(
-            f"| {a.claim.name} | {a.claim.tier} | {a.claim.says} | {a.claim.source} | **{a.verdict}** | {shown} | {a.seeds or ''} |"
+            f"| {a.claim.name} | {a.claim.tier} | {a.claim.says} | {a.claim.source} | **{a.verdict}** | {shown} | "
+            f"{a.seeds or ''} |"
         )
     lines += ["", "## Every comparison", ""]
     for a in found:

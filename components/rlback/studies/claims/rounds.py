@@ -50,7 +50,8 @@ def c16(evidence: Evidence) -> Finding:
     if same > 1e-9:
         raise NotMeasured(f"the twins do not start from the same policy: gold differs by {same:.3g} after the first round")
     parts = [above(f"gold after round {r + 1}, back over on", back[:, r], on[:, r]) for r in (1, 2)]
-    return Finding((fell, *parts), "overrun-take-last and overrun-back: rounds of eight segments, the first the same, setting main")
+    compared = "overrun-take-last and overrun-back: rounds of eight segments, the first the same, setting main"
+    return Finding((fell, *parts), compared)
 
 
 def c17(evidence: Evidence) -> Finding:
