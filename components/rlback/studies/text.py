@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlback.errors import ConfigError
+from rlback.errors import ConfigError, TrainingDiverged
 from rlback.maths.early_signals import order_agreement, reward_variance
 from rlback.models.tokenizers import encode_prompt
 from rlback.records import Comparison, seed_of
@@ -164,7 +164,10 @@ class TextLearner:
                 order = np.random.default_rng(self._seed(lane, "sample", *key)).permutation(len(pairs))
                 pairs = [pairs[i] for i in order[: int(sample[lane])]]
             seed = self._seed(lane, "fit", *key)
-            found.append(steps.fitted(base, pairs, members, self.optimiser, seed) if pairs else None)
+            try:
+                found.append(steps.fitted(base, pairs, members, self.optimiser, seed) if pairs else None)
+            except TrainingDiverged:
+                found.append(None)  # a run that would follow it counts as diverged
         return tuple(found)
 
     def _pairs(self, lane: int, data: Sequence[Batch]) -> list[TokenPair]:
@@ -197,7 +200,8 @@ class TextLearner:
 
         def walk(lane: int) -> steps.Walked:
             score = reward[lane]
-            assert score is not None  # a lane that optimises has labels
+            if score is None:
+                return steps.Walked(diverged=True)
             return steps.on_scores(self._lane(lane, start[lane], key), score, usual, int(segment.steps[lane]))
 
         return steps.side_by_side(start, segment, walk)

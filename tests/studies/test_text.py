@@ -1,0 +1,136 @@
+"""The text world keeps the rules of a learner, and the machine runs its arms on it. Tiny models: nothing is learned here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlback.errors import ConfigError
+from rlback.studies.arms import library
+from rlback.studies.machine import Plan, run_arm
+from rlback.studies.protocol import Batch, Request, Segment
+from rlback.studies.recorder import Names, Recorder
+from rlback.studies.text import TextLearner, make_learner
+
+WORLD = {
+    "shape": {"d_model": 16, "layers": 1, "heads": 2, "mlp": 32, "max_positions": 64},
+    "training": {"steps": 40, "batch": 16, "lr": 0.01, "warmup": 5},
+    "eval_prompts": 4, "reference_samples": 16, "max_new_tokens": 8,
+}  # fmt: skip
+OPTIMISER = {
+    "prompts_per_step": 2, "samples_per_prompt": 2, "dpo_batch": 4,
+    "reward": {"epochs": 1, "batch": 8, "lr": 0.01}, "reward_shape": {"pooling": "sum", "surprise": True},
+}  # fmt: skip
+
+
+def learner(seeds: tuple[int, ...], shared: Path) -> TextLearner:
+    return make_learner(Request(WORLD, {}, OPTIMISER, seeds, shared))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
+
+
+def weights(policy) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in policy.model.parameters()])
+
+
+def segment(*steps: int) -> Segment:
+    return Segment(np.array(steps), 2, 1.0)
+
+
+def test_a_lane_depends_on_its_own_seed_only(shared: Path) -> None:
+    """Lane 2 of seeds (1, 2) and the one of seed 2: same labels, fit and steps; twice the same; the start as it was."""
+    found = []
+    for seeds in ((1, 2), (2,)):
+        one = learner(seeds, shared)
+        base = one.base()
+        before = weights(base[-1])
+        labels = one.collect(base, base, 12, ("initial",))
+        reward = one.fit([Batch(labels, np.ones(len(seeds), dtype=bool), 12)], 1, ("fit", 1))
+        end = list(one.optimise(base, reward, segment(*[3] * len(seeds)), ("steps", 1)))[-1]
+        assert torch.equal(before, weights(base[-1]))
+        measured = one.evaluate(end.policy, base, reward, pairs=True)
+        found.append((labels.wins[-1].tolist(), weights(end.policy[-1]), measured.gold[-1], measured.kl[-1]))
+        assert end.done.tolist() == [3] * len(seeds)
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2:] == found[1][2:]
+    assert found[0][3] >= 0
+
+
+def test_a_lane_that_is_done_stands_still(shared: Path) -> None:
+    one = learner((1, 2), shared)
+    base, gold = one.base(), one.scorer("gold")
+    points = list(one.optimise(base, gold, segment(0, 4), ("steps", 1)))
+    assert [p.done.tolist() for p in points] == [[0, 2], [0, 4]]
+    assert points[-1].policy[0] is base[0]
+    assert not torch.equal(weights(points[-1].policy[1]), weights(base[1]))
+    assert points[-1].exposure[0].sum() == 0
+    assert np.isfinite(points[-1].exposure[1, :2]).all()
+    # Gold as the reward: no sample has the wrong sign.
+    assert points[-1].exposure[1, 0, 0] <= 0.5 * points[-1].exposure[1, 0, 1]
+
+
+def test_halfway_lies_between(shared: Path) -> None:
+    one = learner((1,), shared)
+    base = one.base()
+    end = list(one.optimise(base, one.scorer("gold"), segment(2), ("steps", 1)))[-1].policy
+    half = one.interpolate(base, end, 0.5)
+    torch.testing.assert_close(weights(half[0]), (weights(base[0]) + weights(end[0])) / 2)
+
+
+def test_one_base_is_trained_for_all(shared: Path) -> None:
+    first = weights(learner((4,), shared).base()[0])
+    assert torch.equal(first, weights(learner((5,), shared).base()[0]))
+    assert len(list(shared.glob("base-*[0-9a-f]"))) == 1
+    other = make_learner(Request({**WORLD, "bases": 2}, {}, OPTIMISER, (4, 5), shared))
+    assert not torch.equal(weights(other.base()[0]), weights(other.base()[1]))
+
+
+@pytest.mark.parametrize(
+    "arm", ["from-base", "rollback-once", "rollback-until-approved", "take-last-wco", "direct", "dpo-offline", "gold"]
+)
+def test_the_machine_runs_its_arms(arm: str, shared: Path) -> None:
+    one = learner((3,), shared)
+    plan = Plan(rounds=2, segment_steps=2, segment_length=1.0, every=1, initial=12, inside=4, cross=4, points=False)
+    recorder = Recorder(Names("s", "visits", "tiny", arm, "d", "c"), np.array([3]))
+    run_arm(one, library()[arm], plan, recorder, (3,))
+    rows = recorder.table().to_pylist()
+    assert [r["point"] for r in rows].count("candidate") >= 1
+    assert all(r["gold"] is not None and r["kl"] >= 0 for r in rows)
+    assert rows[-1]["labels"] > 0 or arm == "gold"
+
+
+def test_best_of_n_is_better_by_its_own_scorer(shared: Path) -> None:
+    one = learner((3,), shared)
+    base, gold = one.base(), one.scorer("gold")
+    best = one.best_of_n(base, gold, 4)
+    before, after = (one.evaluate(p, base, gold, pairs=False) for p in (base, best))
+    assert after.gold[0] > before.gold[0]
+    assert after.kl[0] == pytest.approx(np.log(4) - 0.75)
+    with pytest.raises(ConfigError, match="best of n has no weights"):
+        list(one.optimise(best, gold, segment(1), ("steps", 1)))
+
+
+def test_what_it_cannot_do_is_refused_by_name(shared: Path) -> None:
+    one = learner((3,), shared)
+    plan = Plan(rounds=1, segment_steps=2, segment_length=1.0, every=1, initial=12, inside=4, cross=4)
+    recorder = Recorder(Names("s", "visits", "tiny", "x", "d", "c"), np.array([3]))
+    with pytest.raises(ConfigError, match="weight_average is not to be had"):
+        run_arm(one, library()["vanilla-warm"], plan, recorder, (3,))
+    with pytest.raises(ConfigError, match="no scorer 'taste'"):
+        one.scorer("taste")
+
+
+def test_settings_are_checked_without_training(shared: Path) -> None:
+    make_learner(Request({}, {}, {}, (0,)))  # would take a minute otherwise
+    with pytest.raises(ConfigError, match=r"unknown key `eval_prompt`") as error:
+        make_learner(Request({"eval_prompt": 3}, {}, {}, (0,)))
+    assert error.value.remedy == "did you mean `eval_prompts`?"
+    with pytest.raises(ConfigError, match="lapse"):
+        make_learner(Request({}, {"lapse": 0.9}, {}, (0,)))
