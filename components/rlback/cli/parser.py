@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlback import __version__
+from rlback.cli import claims
 from rlback.errors import RlbackError
 
 EPILOG = """\
@@ -102,6 +103,9 @@ def build() -> argparse.ArgumentParser:
         act.add_argument("--reason", default="", help="required to decline or to ask for more labels")
         _actor(act, "approver")
         _json(act)
+
+    study = verb("study", "", "methods compared over many seeds on controlled worlds")
+    claims.add(study.add_subparsers(dest="act", metavar="ACT", required=True))
 
     registry = verb("registry", "", "the checkpoints of every policy")
     acts = registry.add_subparsers(dest="act", metavar="ACT", required=True)

@@ -104,7 +104,7 @@ def test_c12_hump_over_beta() -> None:
 def test_c13_at_equal_distance(lead: float, verdict: str) -> None:
     rows = Rows()
     rows.path("main", "dpo-offline-all", D, gold=lambda d: 0.5 * d)
-    rows.ends("main", "dpo-online", [{"gold": 0.5 * r + lead, "kl": float(r**2)} for r in (1, 2, 3)])
+    rows.ends("main", "dpo-online-all", [{"gold": 0.5 * r + lead, "kl": float(r**2)} for r in (1, 2, 3)])
     assert scorers.c13(Evidence(rows.table())).verdict == verdict
 
 

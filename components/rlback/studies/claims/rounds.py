@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlback.studies.claims.evidence import Evidence, NotMeasured
-from rlback.studies.claims.verdicts import Finding, above, falling, ordered
+from rlback.studies.claims.verdicts import Finding, above, falling, ordered, peak_against_end
 
 #: Rounds that claims look at one by one; later ones differ by little.
 ROUNDS = 4
@@ -45,7 +45,7 @@ def c16(evidence: Evidence) -> Finding:
     seeds = evidence.seeds(one, other)
     on, back = (evidence.by_round("gold", *run, 3, seeds) for run in (one, other))
     _, (along,) = evidence.curve(("gold",), *one, seeds=seeds)
-    fell = above("before it, the first round fell from its peak", along.max(1), on[:, 0])
+    fell, _ = peak_against_end("before it, the first round fell from its peak", along)
     same = float(np.nanmax(np.abs(on[:, 0] - back[:, 0])))
     if same > 1e-9:
         raise NotMeasured(f"the twins do not start from the same policy: gold differs by {same:.3g} after the first round")
