@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlback import __version__
-from rlback.cli import claims
 from rlback.errors import RlbackError
 
 EPILOG = """\
@@ -104,9 +103,6 @@ def build() -> argparse.ArgumentParser:
         _actor(act, "approver")
         _json(act)
 
-    study = verb("study", "", "methods compared over many seeds on controlled worlds")
-    claims.add(study.add_subparsers(dest="act", metavar="ACT", required=True))
-
     registry = verb("registry", "", "the checkpoints of every policy")
     acts = registry.add_subparsers(dest="act", metavar="ACT", required=True)
     listing = acts.add_parser("list", help="every version with its status and aliases")
@@ -135,12 +131,15 @@ def build() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
 
-    study = verb("study", "studies:study", "run a study (arms, settings, seeds), or `study show [NAME]` for what came out")
-    study.add_argument("config", metavar="CONFIG|show", help="a YAML file, see configs/studies/; or `show`")
-    study.add_argument("name", nargs="?", metavar="NAME", help="with show: a study that has results")
+    study = verb(
+        "study", "claims:study",
+        "run a study (arms, settings, seeds); `study show [NAME]`: what came out; `study claims [NAME]`: published claims on it",
+    )  # fmt: skip
+    study.add_argument("config", metavar="CONFIG|show|claims", help="a YAML file, see configs/studies/; or `show`, or `claims`")
+    study.add_argument("name", nargs="?", metavar="NAME", help="with show or claims: a study that has results")
     study.add_argument("--dry-run", action="store_true", help="check everything, say what is missing and how long it may take")
     study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
-    study.add_argument("--out", metavar="DIR", help="where results lie (default: reports/studies/NAME)")
+    study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: the page to write")
     study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
     study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
     _engine(study)
