@@ -139,7 +139,7 @@ def build() -> argparse.ArgumentParser:
     study.add_argument("name", nargs="?", metavar="NAME", help="with show or claims: a study that has results")
     study.add_argument("--dry-run", action="store_true", help="check everything, say what is missing and how long it may take")
     study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
-    study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: the page to write")
+    study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: its page")
     study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
     study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
     _engine(study)
