@@ -103,7 +103,12 @@ def test_the_machine_runs_its_arms(arm: str, shared: Path) -> None:
     rows = recorder.table().to_pylist()
     assert [r["point"] for r in rows].count("candidate") >= 1
     assert all(r["gold"] is not None and r["kl"] >= 0 for r in rows)
+    assert {r["status"] for r in rows} == {"ok"}
     assert rows[-1]["labels"] > 0 or arm == "gold"
+    # Two rounds are gone through unless people stop it; from the base the second is twice as long.
+    assert arm == "rollback-until-approved" or rows[-1]["updates"] == {"from-base": 6, "rollback-once": 8}.get(arm, 4)
+    measured = [r["mx_sign_all"] for r in rows if r["updates"]]
+    assert all(v is None for v in measured) if arm == "dpo-offline" else all(0 <= v <= 1 for v in measured)
 
 
 def test_best_of_n_is_better_by_its_own_scorer(shared: Path) -> None:

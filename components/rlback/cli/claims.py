@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from rlback.cli.output import next_command, say
 
@@ -13,22 +12,22 @@ from rlback.cli.output import next_command, say
 STUDIES = ("claims", "claims-settings")
 
 
-def add(acts: Any) -> None:
-    """The act `claims` of the verb `study`."""
-    text = "which published claims hold in the results of a study, and by how much"
-    act = acts.add_parser("claims", help=text, description=text)
-    act.set_defaults(function="claims:claims")
-    act.add_argument("results", nargs="*", metavar="NAME", help=f"studies, or Parquet files (default: {' '.join(STUDIES)})")
-    act.add_argument("--out", metavar="PAGE", help="write the page (Markdown) here as well")
-    act.add_argument("--json", action="store_true", help="print JSON")
+def study(options: argparse.Namespace) -> int:
+    """The verb `study`: its claims, or what cli/studies.py makes of it."""
+    if options.config == "claims":
+        return claims(options)
+    from rlback.cli import studies
+
+    return studies.study(options)
 
 
 def claims(options: argparse.Namespace) -> int:
     """Tests every claim on the results, prints the verdicts, and writes the page where one is asked for."""
     from rlback.studies.claims import page
 
-    names = tuple(options.results) or STUDIES
-    command = " ".join(["rlback study claims", *options.results, *(["--out", options.out] if options.out else [])])
+    names = STUDIES if options.name is None else (options.name,)
+    named, page_at = [options.name] if options.name else [], ["--out", options.out] if options.out else []
+    command = " ".join(["rlback study claims", *named, *page_at])
     found, origin = page.read([_results(name) for name in names], command)
     if options.out:
         target = Path(options.out)
@@ -54,4 +53,4 @@ def _results(name: str) -> Path:
         return Path(name)
     from rlback.project import find_project
 
-    return find_project().state / "studies" / name / "results.parquet"
+    return find_project().root / "reports" / "studies" / name / "results.parquet"

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlback import __version__
-from rlback.cli import claims
 from rlback.cli.label_verbs import add_export, add_label_verbs
 from rlback.errors import RlbackError
 
@@ -114,9 +113,6 @@ def build() -> argparse.ArgumentParser:
     _actor(act, "approver")
     _json(act)
 
-    study = verb("study", "", "methods compared over many seeds on controlled worlds")
-    claims.add(study.add_subparsers(dest="act", metavar="ACT", required=True))
-
     registry = verb("registry", "", "the checkpoints of every policy")
     acts = registry.add_subparsers(dest="act", metavar="ACT", required=True)
     listing = acts.add_parser("list", help="every version with its status and aliases")
@@ -146,6 +142,19 @@ def build() -> argparse.ArgumentParser:
     _json(verify)
 
     add_label_verbs(verb, _actor, _json, _reason)
+    study = verb(
+        "study", "claims:study",
+        "run a study (arms, settings, seeds); `study show [NAME]`: what came out; `study claims [NAME]`: published claims on it",
+    )  # fmt: skip
+    study.add_argument("config", metavar="CONFIG|show|claims", help="a YAML file, see configs/studies/; or `show`, or `claims`")
+    study.add_argument("name", nargs="?", metavar="NAME", help="with show or claims: a study that has results")
+    study.add_argument("--dry-run", action="store_true", help="check everything, say what is missing and how long it may take")
+    study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
+    study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: its page")
+    study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
+    study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
+    _engine(study)
+    _json(study)
 
     export = verb("export", "console:export", "the labels of a batch as JSON lines")
     add_export(export)

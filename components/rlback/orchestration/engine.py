@@ -58,7 +58,7 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
     """
     with server(project) as until_it_answers:
         # Loaded while the server starts, which takes as long.
-        flow = _load(flows_directory() / "campaign_flow.py").campaign_flow
+        flow = load_flow(flows_directory() / "campaign_flow.py").campaign_flow
         until_it_answers()
         state = flow(campaign, str(project.root), return_state=True)
     if not state.is_completed():
@@ -174,7 +174,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _load(path: Path) -> Any:
+def load_flow(path: Path) -> Any:
+    """The module of a flow's file."""
     # By path and under a name of our own: a bare `flows` on sys.path could be somebody else's.
     name = f"rlback_flows.{path.stem}"
     if name not in sys.modules:

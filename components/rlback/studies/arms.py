@@ -7,6 +7,7 @@ segment from a start, collects labels and is decided on. Declined attempts roll 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
@@ -242,14 +243,14 @@ def make_arm(name: str, tree: dict[str, Any], known: dict[str, Arm], place: str)
         raise ConfigError(f"{place}: arm `{name}`: {error}") from None
 
 
-def named(name: str, known: dict[str, Arm], place: str) -> Arm:
-    """ConfigError with the nearest name where there is no such arm."""
+def named(name: str, known: Mapping[str, Any], place: str, what: str = "arm") -> Any:
+    """The known thing of that name; ConfigError with the nearest name where there is none."""
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     raise ConfigError(
-        f"{place}: there is no arm {name!r}",
-        remedy=f"did you mean `{near[0]}`?" if near else f"arms: {', '.join(known)}",
+        f"{place}: there is no {what} {name!r}",
+        remedy=f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(known)}",
     )
 
 

@@ -2,8 +2,8 @@
 
 One lane after the other, since a language model fills a core on its own. Policies and reward models are lists with a
 lane each. Gold is measured on fresh samples for prompts that nothing is trained on. Of the four exposures, sign and
-false are estimated on the samples of each step; bad and flow have no value here: there is no planted set, and gradients
-under gold would double the time of a step.
+false are estimated on the samples of each step of a method with advantages. The others stay at 0 of 0, no share: there
+is no planted set here, and gradients under gold would double the time of a step.
 """
 
 from __future__ import annotations

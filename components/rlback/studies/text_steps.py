@@ -76,7 +76,7 @@ def side_by_side(start: Sequence[TextPolicy], segment: Segment, walk: Callable[[
         seen = no_exposure(lanes)
         for lane, (w, d) in enumerate(zip(walked, done, strict=True)):
             if d:
-                seen[lane] = w.exposures.get(int(d), np.full((4, 2), np.nan))
+                seen[lane] = w.exposures.get(int(d), np.zeros((4, 2)))
         yield StepCheckpoint(
             done,
             tuple(start[lane] if at is None else walked[lane].policies[at] for lane, at in enumerate(reached)),
@@ -143,8 +143,7 @@ def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walk
     prompts = VISITS.prompts(seed_of(lane.seed, "prompts"), config.steps * config.prompts_per_step, "train")
     tokens = [tuple(encode_prompt(tokenizer, prompt)) for prompt in prompts]
     texts = dict(zip(tokens, prompts, strict=True))
-    so_far = np.zeros((4, 2))
-    so_far[2:] = np.nan  # see text.py: bad and flow are not measured here
+    so_far = np.zeros((4, 2))  # bad and flow stay at 0 of 0, which is no share: see text.py
 
     def observe(record: StepRecord) -> None:
         so_far[:2] += _exposure(record, texts, lane.base)

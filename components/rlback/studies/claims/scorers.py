@@ -87,7 +87,7 @@ def c13(evidence: Evidence) -> Finding:
         path[:] = [np.concatenate([np.zeros((len(seeds), 1)), column], 1) for column in path]
     shared = 0.9 * np.minimum(on[0].max(1), off[0].max(1))
     part = above("gold at nine tenths of the KL that both reach", *(_at_kl(*path, shared) for path in (on, off)))
-    return Finding((part,), "dpo-online-all round by round against dpo-offline-all step by step; equally many labels",
+    return Finding((part,), "dpo-online-all by rounds against dpo-offline-all by steps, both on all of equally many labels",
                    "which of the two orders given pairs better: an implicit reward is in no column of the table")  # fmt: skip
 
 

@@ -27,7 +27,7 @@ def fit(bandit: Bandit, pairs: Pairs, *, ridge: float = 1.0, weights: Array | No
     for _ in range(steps):
         p = 0.5 * (1 + np.tanh(_dot(x, theta) / 2))
         gradient = _dot(x.swapaxes(-1, -2), w * (p - pairs.a_wins)) + ridge * theta
-        if np.abs(gradient).max() < 1e-10:
+        if np.abs(gradient).max() < 1e-9:
             break
         hessian = x.swapaxes(-1, -2) @ ((w * p * (1 - p))[..., None] * x) + ridge * np.eye(x.shape[-1])
         move = np.linalg.solve(hessian, gradient[..., None])[..., 0]
@@ -54,7 +54,8 @@ def _shortened(theta: Array, move: Array, x: Array, a_wins: Array, w: Array, rid
     before = loss(x, a_wins, theta, w, ridge)
     length = np.ones(len(theta))
     for _ in range(30):
-        worse = loss(x, a_wins, theta - length[:, None] * move, w, ridge) > before
+        # At the optimum the two differ by rounding alone, which no shorter move would mend.
+        worse = loss(x, a_wins, theta - length[:, None] * move, w, ridge) > before * (1 + 1e-12)
         if not worse.any():
             break
         length = np.where(worse, length / 2, length)
