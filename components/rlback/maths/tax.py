@@ -191,3 +191,52 @@ def _ratio(above: float, below: float) -> float:
     if math.isinf(above) and math.isinf(below):
         return math.nan
     return above / below if below else math.nan
+
+
+@dataclass(frozen=True)
+class TaxIntervals:
+    """Ratios of method to reference with paired bootstrap intervals; ends may be infinite where a draw has no success."""
+
+    running_time: Interval
+    restricted: Interval
+
+
+def bootstrap_tax(
+    method: Passage, reference: Passage, budget: float, *, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> TaxIntervals:
+    """Percentile intervals of the two ratios, seeds drawn with replacement, together for both methods.
+
+    Every run is followed to `budget`, so the restricted mean is the mean of min(T, budget). A draw in which the
+    reference never arrives has no ratio of running times and is left out of its quantiles; one in which only the method
+    never arrives counts as infinite. ValueError where the numbers of runs differ or a cost lies beyond the budget.
+    """
+    if len(method.cost) != len(reference.cost):
+        raise ValueError(f"runs are paired by seed: {len(method.cost)} and {len(reference.cost)} do not match")
+    if max(method.cost.max(), reference.cost.max()) > budget:
+        raise ValueError(f"a cost lies beyond the budget {budget:g}")
+    n = len(method.cost)
+    chosen = np.random.default_rng(seed).integers(n, size=(draws, n))
+
+    def ends(values: Array) -> tuple[float, float]:
+        values = np.sort(values[~np.isnan(values)])
+        if not len(values):
+            return math.nan, math.nan
+        at = [round((1 - level) / 2 * (len(values) - 1)), round((1 + level) / 2 * (len(values) - 1))]
+        return float(values[at[0]]), float(values[at[1]])
+
+    def ratio(statistic) -> Interval:  # type: ignore[no-untyped-def]
+        every = np.arange(n)[None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            drawn = statistic(method, chosen) / statistic(reference, chosen)
+            value = statistic(method, every) / statistic(reference, every)
+        low, high = ends(np.where(np.isinf(statistic(reference, chosen)), np.nan, drawn))
+        known = not np.isinf(statistic(reference, every)[0])
+        return Interval(float(value[0]) if known else math.nan, low, high, n)
+
+    return TaxIntervals(ratio(_running_times), ratio(lambda passage, rows: passage.cost[rows].mean(1)))
+
+
+def _running_times(passage: Passage, rows: NDArray[np.int64]) -> Array:
+    spent = passage.cost if passage.spent is None else passage.spent
+    with np.errstate(divide="ignore"):
+        return spent[rows].sum(1) / passage.reached[rows].sum(1)

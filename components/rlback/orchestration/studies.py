@@ -79,6 +79,9 @@ def _workers(count: int) -> Iterator[Executor]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     try:
+        # All workers start here: the system ends them with the thread that started them, and this one stays.
+        for started in [pool.submit(os.getpid) for _ in range(count)]:
+            started.result()
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)

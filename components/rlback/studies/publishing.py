@@ -1,0 +1,84 @@
+"""A study's results as files: results.parquet, what it was run with, figures and one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+import pyarrow as pa
+
+from rlback.errors import DataError
+from rlback.studies.config import AnalysisKeys, Study
+from rlback.studies.table import read_table, write_table
+from rlback.studies.tables import Table, all_tables, shown
+
+_CSS = """
+:root{color-scheme:light;--ink:#1c2430;--soft:#586273;--line:#d8dde3}
+body{margin:0 auto;max-width:1280px;padding:1rem;color:var(--ink);font:16px/1.5 system-ui,'Noto Sans','DejaVu Sans',sans-serif}
+h1{font-size:1.7rem;line-height:1.2;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem}
+p{max-width:60em;color:var(--soft)}.scroll{overflow-x:auto}img{width:100%;height:auto;min-width:700px}
+table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-top:1px solid var(--line);white-space:nowrap}
+"""
+
+
+def publish(table: pa.Table, study: Study, out: Path) -> Path:
+    """Writes everything into `out` and returns the page. The table goes first: it is what counts."""
+    write_table(table, out / "results.parquet")
+    about = {"name": study.name, "about": study.keys.about, "analysis": asdict(study.keys.analysis)}
+    about["settings"] = {name: s.about for name, s in study.settings.items()}
+    about["arms"] = {name: arm.about for name, arm in study.arms.items()}
+    _replace(out / "study.json", json.dumps(about, indent=1))
+    tables = all_tables(table, study.keys.analysis)
+    from rlback.studies.pictures import draw
+
+    figures = draw(table.to_pandas(), out / "figures")
+    page = out / "index.html"
+    _replace(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}))
+    return page
+
+
+def read_published(out: Path) -> tuple[pa.Table, AnalysisKeys]:
+    """The table and how its study wanted it analysed. DataError where they are missing or damaged."""
+    table = read_table(out / "results.parquet")
+    try:
+        keys = json.loads((out / "study.json").read_text(encoding="utf-8"))["analysis"]
+        return table, AnalysisKeys(**keys)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{out / 'study.json'} cannot be read: {error}", remedy="run the study again; its parts are kept") from None
+
+
+def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path]) -> str:
+    revision, seeds = table["code_revision"][0].as_py(), study.seeds
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>Study {escape(study.name)}</title><style>{_CSS}</style><h1>Study {escape(study.name)}</h1>",
+        f"<p>{escape(study.keys.about)}. World {escape(study.keys.world)}, seeds {seeds[0]} to {seeds[-1]}, code {escape(revision)}. "
+        "The labels are simulated.</p>",
+    ]
+    for name, setting in study.settings.items():
+        image = base64.b64encode(figures[name].read_bytes()).decode()
+        parts.append(
+            f"<h2>{escape(name)}</h2><p>{escape(setting.about)}</p><div class=scroll tabindex=0>"
+            f'<img alt="Gold against distance, labels and updates in the setting {escape(name)}; the tables hold the figures" '
+            f'src="data:image/svg+xml;base64,{image}"></div>'
+        )
+    return "".join([*parts, *(_table(t) for t in tables), "</html>"])
+
+
+def _table(table: Table) -> str:
+    rows = [shown(row) for row in table.rows]
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(r.get(h, ''))}</td>" for h in heads) + "</tr>" for r in rows)
+    return f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p><div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _replace(path: Path, content: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(content, encoding="utf-8")
+    os.replace(beside, path)
