@@ -102,6 +102,18 @@ def test_four_eyes_hold_within_a_quorum_and_a_lost_role_does_not_count(two):
     assert events(two, "gate.decided") == []
 
 
+def test_without_accounts_nobody_can_vote_and_the_terminal_says_so(at_gate, capsys, monkeypatch):
+    """Names are only claimed there; what is needed is shown all the same."""
+    from rlback.__main__ import main
+
+    configured(at_gate, quorum=[{"role": "approver", "count": 2}])
+    with pytest.raises(NotPermitted, match="no account that may decide"):
+        approve(at_gate, "eve")
+    monkeypatch.setenv("RLBACK_PROJECT", str(at_gate.root))
+    assert main(["gate", "show", GATE]) == 0
+    assert "Still needed: 2 more by role approver" in capsys.readouterr().out
+
+
 def test_one_decline_decides_whatever_was_voted(two):
     configured(two, quorum=[{"role": "approver", "count": 2}])
     approve(two, "eve")

@@ -43,11 +43,14 @@ def gate_show(options: argparse.Namespace) -> int:
     from rlback.labelling.display import visible
     from rlback.project import find_project
     from rlback.registry.gates import find_gate
+    from rlback.registry.quorum import standing
 
-    gate = find_gate(find_project().store, options.id)
+    store = find_project().store
+    gate = find_gate(store, options.id)
+    approvals = standing(store, gate.id, gate.campaign, gate.round, gate.digest)
     if options.json:
         body = {"gate": gate.id, "state": gate.state, "digest": gate.digest, "evidence": gate.evidence}
-        print(json.dumps({**body, "decision": gate.decision}, indent=2))
+        print(json.dumps({**body, "decision": gate.decision, "quorum": approvals}, indent=2))
         return 0
     from rich.console import Console
     from rich.padding import Padding
@@ -74,6 +77,11 @@ def gate_show(options: argparse.Namespace) -> int:
         if decision["reason"]:
             console.print(Text(f"Reason: {decision['reason']}"))
     elif gate.state == "open":
+        for vote in approvals["votes"] if approvals else ():
+            worth = "" if vote["counts"] else " (does not count any more)"
+            console.print(Text(f"{vote['approver']} approved, {vote['time']}{worth}"))
+        if approvals:
+            console.print(Text(f"Still needed: {', '.join(approvals['missing']) or 'nothing'}"))
         for verb, reason in (("approve", ""), ("decline", ' --reason "…"'), ("more-labels", ' --reason "…"')):
             next_command(f"rlback gate {verb} {gate.id} --digest {gate.digest[:12]}{reason}")
     return 0

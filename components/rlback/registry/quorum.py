@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, inspect, select
 
 from rlback.accounts.users import User, user_of
 from rlback.errors import GateRefused, NotPermitted
@@ -118,7 +118,8 @@ def standing(store: Store, gate: str, campaign: str, round_: int, digest: str) -
         rules = rules_of(connection.execute, campaign)
         if not rules:
             return None
-        voters = counting(connection.execute, gate, campaign, round_, digest)
+        known = inspect(connection).has_table(users.name)  # else nobody has an account yet
+        voters = counting(connection.execute, gate, campaign, round_, digest) if known else []
         given = connection.execute(select(votes).where(votes.c.gate == gate).order_by(votes.c.time)).all()
     counts = {user.name for user in voters}
     return {
