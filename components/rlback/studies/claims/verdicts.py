@@ -61,7 +61,7 @@ class Finding:
 
         def lead(part: Part) -> float:
             width = part.high - part.low
-            return (part.low - part.least) / width if width > 0 else np.sign(part.low - part.least) * np.inf
+            return (part.low - part.least) / (width or 1e-12)
 
         worst = [part for part in self.parts if part.verdict == self.verdict]
         return min(worst, key=lead) if worst else None
