@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 ARMS = ("vanilla", "take-last", "from-base", "rollback-once", "rollback-until-approved", "rollback-ladder", "gold")
 COLOURS = ("#b3093c", "#0063a8", "#00795a", "#9c3f86", "#bf4a06", "#806000", "#4f5d6e")
