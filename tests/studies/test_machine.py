@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from rlback.errors import ConfigError, DataError
@@ -94,7 +95,8 @@ def test_a_seed_does_not_depend_on_its_chunk(tmp_path):
     """The same rows from one chunk of three seeds and three chunks of one."""
     one = rows(tmp_path / "a", "rollback-until-approved", "take-last-wco").drop_columns(["seconds"])
     other = rows(tmp_path / "b", "rollback-until-approved", "take-last-wco", chunk=1).drop_columns(["seconds"])
-    assert one.to_pandas().round(9).equals(other.to_pandas().round(9))
+    # The fit ends when all its seeds are below a tolerance, so a seed may get one step of Newton's more beside others.
+    pd.testing.assert_frame_equal(one.to_pandas(), other.to_pandas(), rtol=0, atol=1e-6)
 
 
 def test_a_random_gate_takes_the_rate_of_another_arm(tmp_path):
@@ -135,6 +137,6 @@ def test_mixed_configurations_and_revisions_are_refused(tmp_path):
     other = rows(tmp_path, "take-last", optimiser={"noise": 0.0})
     with pytest.raises(DataError, match="two configurations of arm take-last"):
         one_origin(pa.concat_tables([one, other]))
-    moved = one.set_column(one.column_names.index("code_revision"), "code_revision", pa.array(["else"] * one.num_rows))
+    moved = one.set_column(one.column_names.index("code_revision"), one.schema.field("code_revision"), pa.array(["else"] * one.num_rows))
     with pytest.raises(DataError, match="2 code revisions"):
         one_origin(pa.concat_tables([one, moved]))
