@@ -137,6 +137,7 @@ def test_mixed_configurations_and_revisions_are_refused(tmp_path):
     other = rows(tmp_path, "take-last", optimiser={"noise": 0.0})
     with pytest.raises(DataError, match="two configurations of arm take-last"):
         one_origin(pa.concat_tables([one, other]))
-    moved = one.set_column(one.column_names.index("code_revision"), one.schema.field("code_revision"), pa.array(["else"] * one.num_rows))
+    place = one.column_names.index("code_revision")
+    moved = one.set_column(place, one.schema.field("code_revision"), pa.array(["else"] * one.num_rows))
     with pytest.raises(DataError, match="2 code revisions"):
         one_origin(pa.concat_tables([one, moved]))
