@@ -121,7 +121,8 @@ def _plan(options: argparse.Namespace, found: Any, out: Path, everything: list[A
         }))  # fmt: skip
         return 0
     say(f"{found.name}: {len(found.arms)} arms, {len(found.settings)} settings, {len(found.seeds)} seeds")
-    say(f"  {len(todo)} of {len(everything)} units to compute, about {_time(seconds)} with {workers} processes (a short trial's guess)")
+    say(f"  {len(todo)} of {len(everything)} units to compute")
+    say(f"  about {_time(seconds)} with {workers} processes (a guess from a short trial)")
     say(f"  results would go to {out}")
     return 0
 

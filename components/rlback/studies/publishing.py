@@ -49,16 +49,18 @@ def read_published(out: Path) -> tuple[pa.Table, AnalysisKeys]:
         keys = json.loads((out / "study.json").read_text(encoding="utf-8"))["analysis"]
         return table, AnalysisKeys(**keys)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{out / 'study.json'} cannot be read: {error}", remedy="run the study again; its parts are kept") from None
+        remedy = "run the study again; its parts are kept"
+        raise DataError(f"{out / 'study.json'} cannot be read: {error}", remedy=remedy) from None
 
 
 def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path]) -> str:
     revision, seeds = table["code_revision"][0].as_py(), study.seeds
     parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">',
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>Study {escape(study.name)}</title><style>{_CSS}</style><h1>Study {escape(study.name)}</h1>",
-        f"<p>{escape(study.keys.about)}. World {escape(study.keys.world)}, seeds {seeds[0]} to {seeds[-1]}, code {escape(revision)}. "
-        "The labels are simulated.</p>",
+        f"<p>{escape(study.keys.about)}. World {escape(study.keys.world)}, seeds {seeds[0]} to {seeds[-1]}, "
+        f"code {escape(revision)}. The labels are simulated.</p>",
     ]
     for name, setting in study.settings.items():
         image = base64.b64encode(figures[name].read_bytes()).decode()
@@ -75,7 +77,10 @@ def _table(table: Table) -> str:
     heads = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{escape(h)}</th>" for h in heads)
     body = "".join("<tr>" + "".join(f"<td>{escape(r.get(h, ''))}</td>" for h in heads) + "</tr>" for r in rows)
-    return f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p><div class=scroll tabindex=0><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return (
+        f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p><div class=scroll tabindex=0><table><thead><tr>{head}</tr>"
+        f"</thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def _replace(path: Path, content: str) -> None:

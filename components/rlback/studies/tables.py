@@ -22,7 +22,8 @@ from rlback.studies.config import AnalysisKeys
 _MX = ("mx_sign_kept", "mx_false_kept", "mx_bad_kept", "mx_flow_kept")
 #: Arms whose taxes are shown, besides the references.
 _TAXED = (
-    "rollback-once", "rollback-until-approved", "rollback-bound", "rollback-ladder", "receding-0.5", "gate-random", "vanilla-up-front",
+    "rollback-once", "rollback-until-approved", "rollback-bound", "rollback-ladder", "receding-0.5", "gate-random",
+    "vanilla-up-front",
 )  # fmt: skip
 
 
@@ -143,7 +144,8 @@ def _taxes(kept: pd.DataFrame, keys: AnalysisKeys, cost: str, draws: int) -> Tab
                     if other != arm and len(passages[other].cost) == len(mine.cost) and min(mine.cost.min(), 1) > 0:
                         found = bootstrap_tax(mine, passages[other], budget, draws=draws)
                         for name, tax in (("ert tax", found.running_time), ("restricted tax", found.restricted)):
-                            row |= {f"{name} {other}": tax.value, f"{name} {other} low": tax.low, f"{name} {other} high": tax.high}
+                            title = f"{name} {other}"
+                            row |= {title: tax.value, f"{title} low": tax.low, f"{title} high": tax.high}
                 rows.append(row)
     note = (
         f"{cost} to first reach a share of what the arm gold reaches; ert: all cost over arrivals; restricted: mean, with runs "
@@ -169,14 +171,18 @@ def _bends(frame: pd.DataFrame) -> Table:
             peaks.append(peak[0] if peak else math.nan)
         row = {"setting": setting, "arm": arm, **{f"best {form}": wins[form] for form in FORMS}}
         interior = [p for p in peaks if not math.isnan(p)]
-        rows.append(row | {"interior peaks": len(interior), "median peak d": float(np.median(interior)) if interior else math.nan})
+        middle = float(np.median(interior)) if interior else math.nan
+        rows.append(row | {"interior peaks": len(interior), "median peak d": middle})
     note = "seeds for which each form has the lowest AICc over points with d above 0.2; d is the square root of the KL"
     return Table("overoptimisation", "How gold bends with distance", note, rows)
 
 
 def as_plain(tables: list[Table]) -> dict[str, Any]:
     """For JSON: numbers that are not finite become null."""
-    return {t.name: {"title": t.title, "note": t.note, "rows": [{k: _plain(v) for k, v in r.items()} for r in t.rows]} for t in tables}
+    return {
+        t.name: {"title": t.title, "note": t.note, "rows": [{k: _plain(v) for k, v in r.items()} for r in t.rows]}
+        for t in tables
+    }
 
 
 def _plain(value: Any) -> Any:
