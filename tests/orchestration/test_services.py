@@ -140,7 +140,9 @@ def test_a_worker_killed_in_mid_stage_loses_no_campaign(here, capsys):
     )  # fmt: skip
     name, port = machine.start(here, config, Actor("ada", "human")), free_port()
     first = up(here, port)
-    told = json.loads(first.stdout.readline())
+    line = first.stdout.readline()
+    assert line, first.communicate()[1]
+    told = json.loads(line)
     progress = here.state / "progress" / f"{name}.json"
     until(lambda: progress.exists() and '"stage": "optimise"' in progress.read_text(), 300, "a training")
     os.kill(told["services"]["worker"]["pid"], signal.SIGKILL)

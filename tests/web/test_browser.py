@@ -182,14 +182,16 @@ def test_hostile_texts_run_nothing(page, address, story):
     """Scripts and handlers in prompt and completions: no dialog, no error, the text is there to be read."""
     from sqlalchemy import insert
 
+    from rlback.labelling.slots import rebuild
     from rlback.ledger.tables import comparisons
     from rlback.records import canonical_json
 
     bad = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202eevil"
     side = canonical_json({"text": bad, "ids": [1], "finished": True})
     row = {"id": "helper.r1.900", "batch": "helper.r1", "position": -1, "source": "cross", "prompt": bad, "a": side, "b": side}
-    with story.store.engine.connect() as connection:
-        connection.execute(insert(comparisons).values(row))
+    with story.store.transaction() as transaction:
+        transaction.execute(insert(comparisons).values(row))
+        rebuild(transaction, "helper.r1")
     sign_in(page, address, "ann", PASSWORD)
     page.goto(f"{address}/label/helper.r1")
     for _ in range(17):

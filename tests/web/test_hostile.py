@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from sqlalchemy import insert, select
 
+from rlback.labelling.slots import rebuild
 from rlback.ledger.console_tables import users
 from rlback.ledger.tables import comparisons, labels
 from rlback.records import Actor, canonical_json
@@ -62,6 +63,7 @@ def poisoned(story):
             )
         )  # fmt: skip
     with store.transaction() as transaction:
+        rebuild(transaction, "helper.r1")
         transaction.event("note.made", "helper", Actor(XSS, "human"), {"text": XSS + BIDI.replace("\ud800", "")})
     return story
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rlback.errors import StageError
-from rlback.orchestration.engine import _load, flows_directory
+from rlback.orchestration.engine import flows_directory, load_flow
 from rlback.orchestration.prefect_api import CARRY_ON, EVERY_TAG, TEND, UNDER_WAY, WAITING, PrefectApi, connect
 from rlback.orchestration.tending import tend
 from rlback.project import Project, find_project
@@ -56,8 +56,8 @@ def clear_up(api: PrefectApi) -> list[str]:
 async def _serve(project: Project, every: float, at_once: int) -> None:
     from prefect.runner import Runner
 
-    carry_on = _load(flows_directory() / "campaign_flow.py").campaign_flow
-    tending = _load(flows_directory() / "tend_flow.py").tend_flow
+    carry_on = load_flow(flows_directory() / "campaign_flow.py").campaign_flow
+    tending = load_flow(flows_directory() / "tend_flow.py").tend_flow
     root = str(project.root)
     # Two, so that a training that takes all night does not keep the schedule waiting.
     working = Runner(name="carry-on", limit=at_once, query_seconds=POLL_S, pause_on_shutdown=False)
