@@ -46,18 +46,25 @@ def run(
         def compute(group: Group) -> int:
             return pool.submit(parts.run_units, tree, study.place, len(study.seeds), group, out).result()
 
-        for wave in (first, later):
-            groups = [[(u.setting, u.arm, u.seeds[0]) for u in g] for g in parts.batches(parts.missing(wave), ARMS_PER_TASK)]
-            if not groups:
-                continue
-            if project is None:
+        # Those that read others' parts come in a second wave.
+        waves = [[[(u.setting, u.arm, u.seeds[0]) for u in g] for g in parts.batches(parts.missing(wave), ARMS_PER_TASK)]
+                 for wave in (first, later)]  # fmt: skip
+        waves = [groups for groups in waves if groups]
+        if waves and project is not None:
+            _by_prefect(project, study.name, waves, compute, workers)
+        else:
+            for groups in waves:
                 _directly(groups, compute, workers)
-            else:
-                with engine.server(project) as until_it_answers:
-                    flow = engine.load_flow(engine.flows_directory() / "study_flow.py").study_flow
-                    until_it_answers()
-                    flow.with_options(task_runner=_threads(workers))(study.name, groups, compute)
     return everything
+
+
+def _by_prefect(project: Project, name: str, waves: list[list[Group]], compute: Compute, workers: int) -> None:
+    # One server for all waves: Prefect's client keeps the address of the first it met.
+    with engine.server(project) as until_it_answers:
+        flow = engine.load_flow(engine.flows_directory() / "study_flow.py").study_flow
+        until_it_answers()
+        for groups in waves:
+            flow.with_options(task_runner=_threads(workers))(name, groups, compute)
 
 
 def _directly(groups: list[Group], compute: Compute, workers: int) -> None:
