@@ -280,23 +280,33 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> Campaign
     Raises:
         ConfigError: the file is missing or no YAML mapping, or a key or value is wrong.
     """
+    tree = read_tree(path, "configuration file", "configs/")
+    for key, value in (overrides or {}).items():
+        _set(tree, key.split("."), value, path)
+    return check_config(tree, str(path))
+
+
+def read_tree(path: Path, what: str, examples: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; `what` is the file's name in errors, `examples` where good ones lie.
+
+    Raises:
+        ConfigError: the file is missing, no regular file, too large, unreadable, no YAML or no mapping.
+    """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block for ever
-            raise ConfigError(f"{path} is not a regular file", remedy="give a YAML file; see configs/ for examples")
+            raise ConfigError(f"{path} is not a regular file", remedy=f"give a YAML file; see {examples} for examples")
         if path.exists() and path.stat().st_size > LARGEST_CONFIG_BYTES:
-            raise ConfigError(f"{path} is larger than {LARGEST_CONFIG_BYTES} bytes, which no configuration is")
+            raise ConfigError(f"{path} is larger than {LARGEST_CONFIG_BYTES} bytes, which no {what} is")
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no configuration file {path}", remedy="see configs/ for examples") from None
+        raise ConfigError(f"there is no {what} {path}", remedy=f"see {examples} for examples") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration file {path} cannot be read: {error}") from None
+        raise ConfigError(f"the {what} {path} cannot be read: {error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values")
-    for key, value in (overrides or {}).items():
-        _set(tree, key.split("."), value, path)
-    return check_config(tree, str(path))
+    return tree
 
 
 def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:

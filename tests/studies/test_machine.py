@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from rlback.config import read_tree
 from rlback.errors import ConfigError, DataError
 from rlback.studies import units
 from rlback.studies.config import check_study
@@ -141,3 +143,9 @@ def test_mixed_configurations_and_revisions_are_refused(tmp_path):
     moved = one.set_column(place, one.schema.field("code_revision"), pa.array(["else"] * one.num_rows))
     with pytest.raises(DataError, match="2 code revisions"):
         one_origin(pa.concat_tables([one, moved]))
+
+
+def test_a_pipe_in_place_of_a_study_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "study.yaml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_tree(tmp_path / "study.yaml", "study", "configs/studies/")

@@ -12,15 +12,6 @@ from rlback.cli.output import next_command, say
 STUDIES = ("claims", "claims-settings")
 
 
-def study(options: argparse.Namespace) -> int:
-    """The verb `study`: its claims, or what cli/studies.py makes of it."""
-    if options.config == "claims":
-        return claims(options)
-    from rlback.cli import studies
-
-    return studies.study(options)
-
-
 def claims(options: argparse.Namespace) -> int:
     """Tests every claim on the results, prints the verdicts, and writes the page where one is asked for."""
     from rlback.studies.claims import page

@@ -143,7 +143,7 @@ def build() -> argparse.ArgumentParser:
 
     add_label_verbs(verb, _actor, _json, _reason)
     study = verb(
-        "study", "claims:study",
+        "study", "studies:study",
         "run a study (arms, settings, seeds); `study show [NAME]`: what came out; `study claims [NAME]`: published claims on it",
     )  # fmt: skip
     study.add_argument("config", metavar="CONFIG|show|claims", help="a YAML file, see configs/studies/; or `show`, or `claims`")

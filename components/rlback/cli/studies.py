@@ -18,15 +18,20 @@ def study(options: argparse.Namespace) -> int:
     """Runs what is missing of a study, then writes its table, figures and report; `show` prints what came out."""
     if options.config == "show":
         return show(options)
+    if options.config == "claims":
+        from rlback.cli.claims import claims
+
+        return claims(options)
     if options.name is not None:
-        raise ConfigError(f"{options.name!r}: only `study show` takes a second word", remedy="rlback study show NAME")
-    import yaml
-
+        raise ConfigError(
+            f"{options.name!r}: only `study show` and `study claims` take a second word", remedy="rlback study show NAME"
+        )
+    from rlback.config import read_tree
     from rlback.studies import units
-    from rlback.studies.config import read_study
+    from rlback.studies.config import check_study
 
-    path = Path(options.config)
-    found = read_study(path)
+    tree = read_tree(Path(options.config), "study", "configs/studies/")
+    found = check_study(tree, options.config)
     if options.seeds is not None:
         if options.seeds < 1:
             raise ConfigError("--seeds must be 1 or more")
@@ -42,7 +47,6 @@ def study(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     project = _project() if options.engine == "prefect" else None
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     with _only_one(out), _progress(options, found.name) as told:
         run(project, found, tree, out, workers, told)
         table = units.collected(everything, out)

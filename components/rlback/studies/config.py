@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
@@ -18,7 +17,6 @@ from rlback.studies.machine import Plan, unsupported
 from rlback.studies.protocol import LEARNERS, Learner, Make, Request
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-LARGEST_BYTES = 1024 * 1024
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
 
 
@@ -147,29 +145,12 @@ def make(world: str) -> Make:
     return found
 
 
-def read_study(path: Path) -> Study:
-    """Reads and checks a study's YAML file.
+def check_study(tree: dict[str, Any], place: str) -> Study:
+    """Builds a study from plain values; `place` is what errors name.
 
     Raises:
-        ConfigError: the file is missing or no YAML mapping; a key, value, arm or world is wrong or does not fit.
+        ConfigError: a key, value, arm or world is wrong or does not fit.
     """
-    try:
-        if path.is_file() and path.stat().st_size > LARGEST_BYTES:
-            raise ConfigError(f"{path} is larger than {LARGEST_BYTES} bytes, which no study is")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no study {path}", remedy="see configs/studies/ for examples") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the study {path} cannot be read: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys to values")
-    return check_study(tree, str(path))
-
-
-def check_study(tree: dict[str, Any], place: str) -> Study:
-    """Builds a study from plain values; `place` is what errors name. See `read_study`."""
     try:
         keys = StudyKeys(**tree)
     except ValidationError as error:
