@@ -59,6 +59,7 @@ OptimiseConfig = Annotated[
 #: A campaign's name becomes part of paths.
 CAMPAIGN_NAME = r"^[a-z][a-z0-9-]{0,40}$"
 LARGEST_CONFIG_BYTES = 100_000
+OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")  # likewise, for a number
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's kinds of error for one
 
 
@@ -94,7 +95,7 @@ class BaseConfig(_Part):
 
     model: str | None = None
     shape: ModelShape | None = None
-    vocabulary: int = Field(4096, ge=300)  # byte-level BPE entries; a world brings its own words
+    vocabulary: int = Field(4096, ge=300, le=2**24)  # byte-level BPE entries; a world brings its own words
     training: SupervisedConfig | None = None
     text_share: float = Field(0.5, ge=0, le=1)  # share of windows from --text, the rest from the pairs' texts
     text_bytes: int = Field(30_000_000, gt=0)  # how much of the text is read
@@ -231,7 +232,7 @@ class CampaignConfig(_Part):
     name: str = Field(pattern=CAMPAIGN_NAME)
     policy: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,40}$")
     seed: int = Field(0, ge=0)
-    threads: int = Field(1, gt=0)
+    threads: int = Field(1, gt=0, le=1024)
     device: Literal["cpu", "cuda"] = "cpu"
     rounds: int = Field(gt=0)
     stop_after_approvals: int | None = Field(None, gt=0)
@@ -268,7 +269,10 @@ class CampaignConfig(_Part):
             raise ValueError("optimise.method: dpo learns from pairs and asks for no scores; leave scores out")
         shape, tokens = self.base.shape, self.optimise.max_new_tokens
         if self.base.model is None and shape is not None and shape.max_positions <= tokens:
-            raise ValueError(f"base.shape.max_positions {shape.max_positions} has no room for a prompt and {tokens} new tokens")
+            raise ValueError(
+                f"base.shape.max_positions {shape.max_positions} has no room for a prompt and {tokens} new tokens; "
+                "raise it, or lower optimise.max_new_tokens"
+            )
         if self.policy in ("latest",) or (self.policy[0] == "v" and self.policy[1:].isdigit()):
             raise ValueError(f"policy: {self.policy!r} is a reserved name")
         return self
@@ -348,7 +352,8 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     message = error["msg"].removeprefix("Value error, ")
     given = error.get("input")
     shown = f" (it is {repr(given)[:80]})" if isinstance(given, (str, int, float, bool)) else ""
-    return f"{place}: `{dotted or 'the campaign'}`: {message}{shown}{tail}", None
+    remedy = f"give `{dotted}` a value within that bound" if error["type"] in OUT_OF_BOUNDS else None
+    return f"{place}: `{dotted or 'the campaign'}`: {message}{shown}{tail}", remedy
 
 
 def _valid_keys(path: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ class RewardShape:
 
     pooling: Literal["last", "mean", "sum"] = "last"
     surprise: bool = False
-    members: Count = 1
+    members: Annotated[int, Field(gt=0, le=1000)] = 1
     combine: Literal["mean", "worst_case", "uncertainty_weighted"] = "mean"
     uncertainty_weight: AtLeastZero = 0.0
     share_trunk: bool = True

@@ -25,6 +25,7 @@ from rlback.campaign.hardware import require_device, settle_precision
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
+from rlback.campaign.startable import require_startable
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
 from rlback.labelling.batches import open_count
@@ -60,13 +61,14 @@ def start(
     precision that was settled on for `auto`.
 
     Raises:
-        ConfigError: an input or the device is missing, or the name is in use.
+        ConfigError: an input or the device is missing, the name is in use, or the machine is too small for it.
         CheckpointError: there is no model that can be read at `base.model`.
     """
     if name is not None:
         check_name(name)
     described = describe_inputs(project, config, inputs or {})
     require_device(config)
+    require_startable(project, config)
     config = settle_precision(config)
     tree = config.model_dump(mode="json")
     with project.store.transaction() as transaction:

@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Starts a campaign and carries it on."""
     from rlback.campaign import machine
     from rlback.campaign.remarks import data_lines
+    from rlback.campaign.startable import require_startable
     from rlback.config import parse_override, read_config
     from rlback.project import find_project
 
@@ -42,8 +43,9 @@ def run(options: argparse.Namespace) -> int:
     inputs = _inputs(options, config)
     if options.name is not None:
         machine.check_name(options.name)
-    if options.dry_run:
-        machine.describe_inputs(project, config, inputs)  # `start` does it too, before it records anything
+    if options.dry_run:  # `start` does both too, before it records anything
+        machine.describe_inputs(project, config, inputs)
+        require_startable(project, config)
     counts = _counted(config, inputs)
     if options.dry_run:
         return _dry_run(config, inputs, counts, options)

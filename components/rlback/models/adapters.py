@@ -49,7 +49,7 @@ def add_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
         raise ConfigError(
             "the policy has an adapter already", remedy="train that one on, or merge it into the weights first"
         )
-    names = _target_names(policy.model, config)
+    names = target_names(policy.model, config)
     policy.model.requires_grad_(False)
     # Known to deepcopy as copied already: the new tree refers to the same parameters, tied ones included.
     model = copy.deepcopy(policy.model, {id(parameter): parameter for parameter in policy.model.parameters()})
@@ -63,8 +63,12 @@ def add_adapter(policy: Policy, config: AdapterConfig, seed: int) -> Policy:
     return Policy(model.eval(), policy.tokenizer, adapter=Adapter(policy, config))
 
 
-def _target_names(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
-    """Full names of the layers to adapt. The output matrix may be the embedding too, and stays as it is."""
+def target_names(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
+    """Full names of the layers to adapt. The output matrix may be the embedding too, and stays as it is.
+
+    Only the module tree is read, so a model without memory (torch's meta device) will do. ConfigError for a target that
+    names no linear layer.
+    """
     output = model.get_output_embeddings()
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not output]
     if config.targets == "all-linear":
@@ -73,7 +77,7 @@ def _target_names(model: PreTrainedModel, config: AdapterConfig) -> list[str]:
         if not any(f".{name}".endswith(f".{target}") for name in linear):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
             raise ConfigError(
-                f"adapter target {target!r} names no linear layer of the policy ({type(model).__name__})",
+                f"adapter.targets: {target!r} names no linear layer of the policy ({type(model).__name__})",
                 remedy=f"use all-linear, or some of: {known}",
             )
     return [name for name in linear if f".{name}".endswith(tuple(f".{target}" for target in config.targets))]

@@ -162,7 +162,7 @@ def read_foreign_model(directory: Path) -> PreTrainedModel:
     """The causal LM in a Hugging Face format directory, fp32, weights from safetensors files only."""
     config = read_config(directory / "config.json")
     tensors: dict[str, Tensor] = {}
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         tensors.update(read_tensors(path))
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.random.fork_rng(devices=[]), _quiet():
@@ -202,7 +202,8 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a foreign model's weights. Raises CheckpointError where there are none that may be opened."""
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file():
         return [single]

@@ -114,8 +114,8 @@ def verify_checkpoint(directory: str | os.PathLike[str], digest: str | None = No
     return manifest
 
 
-def check_safetensors(path: Path) -> None:
-    """Refuse (CheckpointError) a file that is not a safetensors file whose tensors fill it exactly.
+def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors' shapes by name. CheckpointError for what is not a safetensors file whose tensors fill it exactly.
 
     Layout: 8 bytes little-endian header length, a JSON header, tensor bytes. A pickle or zip archive under
     this name fails at the header.
@@ -128,7 +128,9 @@ def check_safetensors(path: Path) -> None:
         raw = file.read(length)
     try:
         header = json.loads(raw)
-        spans = sorted(entry["data_offsets"] for name, entry in header.items() if name != "__metadata__")
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        shapes = {name: tuple(int(length) for length in entry["shape"]) for name, entry in entries.items()}
+        spans = sorted(entry["data_offsets"] for entry in entries.values())
         end = 0
         for start, stop in spans:
             if start != end or stop < start:
@@ -138,6 +140,7 @@ def check_safetensors(path: Path) -> None:
         _refuse(path.parent, path.name, "is not a safetensors file (header)")
     if 8 + length + end != size:
         _refuse(path.parent, path.name, "is not a whole safetensors file (size)")
+    return shapes
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
