@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,43 @@ def at_gate(human_template: Path, tmp_path: Path) -> Project:
     root = tmp_path / "copy"
     shutil.copytree(human_template, root)
     return make_project(root)
+
+
+@dataclass
+class Disk:
+    """A small file system of its own, to be filled and emptied."""
+
+    place: Path
+
+    def fill(self, room: int) -> None:
+        """Leaves about `room` KiB."""
+        free = shutil.disk_usage(self.place).free
+        with (self.place / "filler").open("wb") as handle:
+            os.posix_fallocate(handle.fileno(), 0, max(1, free - (room << 10)))
+
+    def empty(self) -> None:
+        (self.place / "filler").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A tmpfs of 64 MiB, where the system lets us mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "rlback-test", str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if done.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield Disk(place)
+    finally:
+        # Lazily: MLflow keeps its database open for as long as the process lives.
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def half_written(root: Path) -> list[Path]:
+    """What is hidden under a name for files that are being written."""
+    return list(root.rglob(".*.part"))

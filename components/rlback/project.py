@@ -11,7 +11,6 @@ A directory is a project when it holds `data.dvc` or `.rlback/`. Nothing is writ
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -21,7 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rlback.errors import Held, ProjectError, RlbackError, StageError
+from rlback.disks import full_disk, sweep
+from rlback.errors import Held, ProjectError, StageError
 from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 
@@ -82,7 +82,9 @@ class Project:
         return directory
 
     def sweep_work(self, campaign: str, recorded: Collection[tuple[int, str, int]]) -> None:
-        """Removes what stages left behind that were recorded but killed before they had cleared up."""
+        """Removes what stages left behind that were killed: half-written files, and all of one that was recorded by then."""
+        for place in (self.state / "work" / campaign, self.root / "mlruns" / "artifacts" / campaign):
+            sweep(place)
         names = {_work_name(*key) for key in recorded}
         for directory in (self.state / "work" / campaign).glob("*"):
             if directory.name in names:
@@ -129,58 +131,34 @@ class Project:
         free = shutil.disk_usage(self.root).free
         if free < least:
             raise StageError(
-                f"only {free // 2**20} MiB are free on the disk of {self.root}; a stage needs at least "
-                f"{-(-least // 2**20)} MiB",
+                f"only {free // 2**20} MiB are free on the disk of {self.root}; a stage needs at least {_mib(least)}",
                 remedy=SPACE_REMEDY,
             )
 
     @contextmanager
-    def naming_full_disk(self) -> Iterator[None]:
+    def naming_full_disk(self, least: int = LEAST_FREE_BYTES) -> Iterator[None]:
         """Makes one error of whatever the libraries inside the block make of a full disk.
 
         Raises:
-            StageError: the disk, or a quota on it, was full; names the project and the file that is known.
+            StageError: the disk, or a quota on it, was full; names the project, the file that is known, and the bytes
+                that must be free to go on.
         """
         try:
             yield
         except Exception as error:
-            place = full_disk(error, self.root)
-            if place is None:
+            full = full_disk(error, self.root)
+            if full is None:
                 raise
-            where = f"the disk of {self.root} is full" + (f" ({place} could not be written)" if place else "")
+            where = f"the disk of {self.root} is full{full.said}; to go on, at least {_mib(least)} must be free"
             raise StageError(where, remedy=SPACE_REMEDY) from error
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // 2**20)} MiB"
 
 
 def _work_name(round_: int, stage: str, attempt: int) -> str:
     return f"{round_:03d}-{stage}-{attempt}"
-
-
-def full_disk(error: BaseException, root: Path) -> str | None:
-    """The file that could not be written ("" where it is not known) if a full disk is behind an error, else None.
-
-    Libraries wrap the system's error, and SQLite and safetensors word it anew, so the errors from which this
-    one was raised are looked at too. SQLite calls some of its failures on a full disk I/O errors; then the free
-    space at `root` decides.
-    """
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        seen.append(found)
-        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT):
-            return str(found.filename2 or found.filename or "")
-        if not isinstance(found, RlbackError | ValueError):
-            text = str(found)
-            if any(words in text for words in _FULL) or ("disk I/O error" in text and _nearly_full(root)):
-                return ""
-        found = found.__cause__ or found.__context__
-    return None
-
-
-_FULL = ("database or disk is full", "No space left on device", "Disk quota exceeded")
-
-
-def _nearly_full(root: Path) -> bool:
-    return shutil.disk_usage(root).free < 2**20
 
 
 def enter_environment(root: Path) -> None:

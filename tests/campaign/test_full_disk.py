@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
+import re
 import shutil
 import sqlite3
-import subprocess
 from collections import namedtuple
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,15 @@ from rlback.campaign.context import load_recorded
 from rlback.campaign.plan import Step
 from rlback.config import check_config
 from rlback.data import snapshot
+from rlback.disks import FullDisk, full_disk
 from rlback.errors import RlbackError, StageError
-from rlback.project import Project, full_disk, make_project
+from rlback.project import Project, make_project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_versions
 from rlback.registry.verification import verify
-from tests.campaign.walking import advance, entered
-from tests.conftest import TINY
+from tests.campaign.walking import advance, command, entered
+from tests.conftest import TINY, Disk, half_written
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -49,41 +48,6 @@ def digests(project: Project) -> dict[tuple[int, str, int], Any]:
     }
 
 
-@dataclass
-class Disk:
-    """A small file system of its own, to be filled and emptied."""
-
-    place: Path
-
-    def fill(self, room: int) -> None:
-        """Leaves about `room` KiB."""
-        free = shutil.disk_usage(self.place).free
-        with (self.place / "filler").open("wb") as handle:
-            os.posix_fallocate(handle.fileno(), 0, max(1, free - (room << 10)))
-
-    def empty(self) -> None:
-        (self.place / "filler").unlink(missing_ok=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A tmpfs of 64 MiB, where the system lets us mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "rlback-test", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield Disk(place)
-    finally:
-        # Lazily: MLflow keeps its database open for as long as the process lives.
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 def test_a_disk_that_fills_up_in_every_stage_costs_that_stage_and_nothing_else(
     disk: Disk, finished: Project, monkeypatch: pytest.MonkeyPatch
 ):
@@ -102,14 +66,18 @@ def test_a_disk_that_fills_up_in_every_stage_costs_that_stage_and_nothing_else(
                     machine.run_step(project, name, due, mirror)
                 except StageError as error:
                     refused[due] = error
+                assert half_written(project.root) == []
                 disk.empty()
             assert before.items() <= load_recorded(project, name).items()
             assert verify(project, mirror).findings == []
             machine.run_step(project, name, due, mirror)
             machine.prepare(project, name, mirror)
     assert {"data", "base", "fit_reward", "optimise"} <= {step.stage for step in refused}
-    for error in refused.values():
+    for step, error in refused.items():
         assert f"the disk of {project.root} is full" in error.message
+        assert "to go on, at least 20" in error.message  # MiB; a stage that trains needs a little more than 200
+        if step.stage in ("base", "fit_reward", "optimise"):
+            assert re.search(r"\(/\S+ could not be written, which takes [\d,]+ bytes\)", error.message)
         assert error.remedy == "free some space, then run `rlback advance`; nothing recorded is lost"
     assert digests(project) == digests(finished)
     assert verify(project, mirror).findings == []
@@ -214,8 +182,42 @@ def test_what_is_no_full_disk_is_not_called_one(tmp_path: Path):
     assert full_disk(RlbackError("chosen is 'No space left on device'"), tmp_path) is None
     assert full_disk(sqlite3.OperationalError("disk I/O error"), tmp_path) is None
     assert full_disk(PermissionError(errno.EACCES, "no", "/f"), tmp_path) is None
-    assert full_disk(OSError(errno.ENOSPC, "full", "/f"), tmp_path) == "/f"
-    assert full_disk(sqlite3.OperationalError("database or disk is full"), tmp_path) == ""
+    assert full_disk(OSError(errno.ENOSPC, "full", "/f"), tmp_path) == FullDisk("/f")
+    assert full_disk(sqlite3.OperationalError("database or disk is full"), tmp_path) == FullDisk("")
     wrapped = RlbackError("MLflow could not set an alias")
     wrapped.__cause__ = OSError(errno.ENOSPC, "full", "/from", None, "/to")
-    assert full_disk(wrapped, tmp_path) == "/to"
+    assert full_disk(wrapped, tmp_path) == FullDisk("/to")
+
+
+def test_a_report_on_a_full_disk_is_the_old_one_or_none(disk: Disk, finished_template: Path):
+    """The command names the page and its size, leaves nothing half-written, and works once there is room."""
+    shutil.copytree(finished_template, disk.place / "p")
+    page = disk.place / "p" / "reports" / "tiny" / "index.html"
+    with entered(disk.place / "p"):
+        disk.fill(4)
+        said = command("report", "tiny", status=8)
+        assert re.search(rf"the disk is full \({page.parent}/\S+ could not be written, which takes [\d,]+ bytes\)", said)
+        assert "free some space, then give the command again" in said
+        assert not page.exists()
+        assert half_written(disk.place) == []
+        disk.empty()
+        command("report", "tiny")
+        whole = page.read_text()
+        assert whole.rstrip().endswith("</html>")
+        disk.fill(4)
+        command("report", "tiny", status=8)
+        assert page.read_text() == whole
+
+
+def test_what_a_killed_process_left_half_written_is_gone_at_the_next_start(finished: Project):
+    """In the work under way and where MLflow's files lie; nothing else is touched."""
+    before = sorted(path for path in finished.root.rglob("*") if path.is_file() and path.suffix != ".db")
+    models = finished.root / "mlruns" / "artifacts" / "tiny" / "models"
+    for place in (finished.state / "work" / "tiny" / "001-optimise-1", models / "m-1"):
+        (place / ".artifacts.part").mkdir(parents=True)
+        (place / ".artifacts.part" / "model.safetensors").write_bytes(b"half")
+        (place / ".candidate.0f.part").write_bytes(b"half")
+    assert len(half_written(finished.root)) == 4
+    machine.prepare(finished, "tiny")
+    assert half_written(finished.root) == []
+    assert set(before) <= set(finished.root.rglob("*"))

@@ -46,6 +46,19 @@ def test_an_open_gate_and_one_that_a_rollback_let_expire_verify(at_gate: Project
     assert found.endswith("its state is not as in the ledger")
 
 
+def test_where_the_next_round_starts_is_replayed_past_a_rollback(at_gate: Project):
+    """A rollback moves it for active campaigns; set to anything else, before or after, it is named."""
+    rewrite(at_gate, "UPDATE campaigns SET kept_version = 2")
+    (found,) = findings(at_gate)
+    assert found == "campaign person: its next round would start from version 2, in the ledger it is the base"
+    rewrite(at_gate, "UPDATE campaigns SET kept_version = NULL")
+    roll_back(at_gate, MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1), Actor("ada", "human"), "not this one")
+    assert findings(at_gate) == []
+    rewrite(at_gate, "UPDATE campaigns SET kept_version = 2")
+    (found,) = findings(at_gate)
+    assert found.endswith("would start from version 2, in the ledger it is version 1")
+
+
 @pytest.mark.parametrize(
     ("statement", "named"),
     [
@@ -66,6 +79,10 @@ def test_an_open_gate_and_one_that_a_rollback_let_expire_verify(at_gate: Project
         ("UPDATE campaigns SET state = 'active'", "campaign tiny: its state"),
         ("UPDATE versions SET status = 'base' WHERE round = 1", "policy@2: its status"),
         ("UPDATE versions SET parent = 7 WHERE round = 1", "policy@2: its parent"),
+        ("UPDATE versions SET lineage = replace(lineage, 'torch', 'touch') WHERE round = 1", "policy@2: its lineage"),
+        ("UPDATE versions SET lineage = '{}' WHERE status = 'base'", "policy@1: its lineage"),
+        ("UPDATE campaigns SET kept_version = 77", "campaign tiny: its next round would start from version 77"),
+        ("UPDATE campaigns SET kept_version = NULL", "campaign tiny: its next round would start from nothing"),
         ("DELETE FROM versions WHERE round = 1", "version policy@2: it is in the ledger, but the table has lost it"),
         ("DELETE FROM stages WHERE stage = 'evaluate' AND round = 1", "tiny round 1 evaluate: the ledger has it"),
         ("UPDATE aliases SET version = 77", "aliases of policy"),

@@ -169,8 +169,9 @@ def run_step(project: Project, name: str, step: Step, mirror: MlflowStore) -> di
     recorded = load_recorded(project, name)
     if step.key in recorded:
         return recorded[step.key]
-    project.require_space(_least_space(project, recorded, step))
-    with project.naming_full_disk():
+    least = _least_space(project, recorded, step)
+    project.require_space(least)
+    with project.naming_full_disk(least):
         return _run_and_record(project, row, recorded, step, mirror)
 
 

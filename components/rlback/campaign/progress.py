@@ -14,6 +14,7 @@ from typing import Any
 
 from rlback.campaign.plan import Step, stages_of_round
 from rlback.config import CampaignConfig
+from rlback.disks import write_whole
 
 WRITE_EVERY_S = 0.2
 
@@ -62,9 +63,7 @@ class ProgressFile:
             "written": time.time(),
             "metrics": {key: float(value) for key, value in metrics.items()},
         }
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(content))
-        temporary.replace(self._path)
+        write_whole(self._path, json.dumps(content), writer=os.getpid(), durable=False)
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

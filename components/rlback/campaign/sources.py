@@ -21,6 +21,7 @@ from rlback.data.preferences import read_pairs
 from rlback.data.split import length_baseline, split_by_group
 from rlback.data.text import read_text
 from rlback.data.votes import annotator_agreement, apply_votes, read_votes
+from rlback.disks import write_whole
 from rlback.errors import ConfigError, DataError
 from rlback.project import Project
 from rlback.records import PreferencePair, seed_of
@@ -233,7 +234,7 @@ class PairsSource:
         for name, part in (("train", parted.train), ("held", parted.held)):
             opened = [replace(pair, prompt=_opened(pair.prompt)) for pair in part]
             lines = [json.dumps(asdict(pair), sort_keys=True) for pair in opened]
-            _write(self._frozen / f"pairs-{name}.jsonl", "".join(line + "\n" for line in lines))
+            write_whole(self._frozen / f"pairs-{name}.jsonl", "".join(line + "\n" for line in lines))
         version = snapshot.freeze(self.project.root, self._frozen)
         return {
             "data_version": version.md5,
@@ -369,12 +370,6 @@ def file_sha256(path: Path) -> str:
 
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _opened(prompt: str) -> str:

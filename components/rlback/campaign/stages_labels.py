@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from rlback.campaign.context import Context, StageResult
 from rlback.data import snapshot
+from rlback.disks import replacing
 from rlback.errors import ConfigError
 from rlback.labelling.batches import (
     add_batch,
@@ -165,12 +166,10 @@ def run_snapshot(context: Context) -> StageResult:
             .order_by(batches.c.round, batches.c.attempt)
         )
     ]
-    temporary = directory / ".labels.new"
     # Which labels are in quarantine is settled here; the fit that follows goes by the same row.
     until = newest_row(store)
-    with temporary.open("wb") as handle:
+    with replacing(directory / "labels.jsonl") as beside, beside.open("wb") as handle:
         write_labels(store, ids, handle.write, until=until)
-    temporary.replace(directory / "labels.jsonl")
     version = snapshot.freeze(context.project.root, directory)
     output = {**asdict(version), "path": context.project.relative(directory), "batches": ids}
     if until:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlback.cli.output import next_command, say
+from rlback.disks import write_whole
 from rlback.errors import StageError
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def _conclude(
         project, started, seed=seed, seconds=seconds + time.monotonic() - began, report=project.relative(report),
         events=checked.events, verified=checked.holds,
     )  # fmt: skip
-    path = directory / "summary.json"
-    temporary = path.with_name(f".summary.{os.getpid()}.json")
-    temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(directory / "summary.json", json.dumps(summary, indent=2) + "\n", writer=os.getpid())
     if not options.json:
         _print(project, summary, report)
     if not checked.holds:

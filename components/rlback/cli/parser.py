@@ -234,15 +234,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _explained(error: Exception) -> RlbackError | None:
     """The error to show: ours as it is, and one of ours for a full disk, however it came up."""
+    from rlback.disks import full_disk
     from rlback.errors import StageError
-    from rlback.project import full_disk
 
     here = Path(os.environ.get("RLBACK_PROJECT") or ".")
-    place = None if isinstance(error, StageError) else full_disk(error, here)
-    if place is None:
+    full = None if isinstance(error, StageError) else full_disk(error, here)
+    if full is None:
         return error if isinstance(error, RlbackError) else None
     return StageError(
-        f"the disk is full{f' ({place} could not be written)' if place else ''}",
+        f"the disk is full{full.said}",
         remedy="free some space, then give the command again; nothing recorded is lost",
     )
 

@@ -10,12 +10,14 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rlback.data.manifest import Manifest
+from rlback.disks import NoRoom, full_disk
 from rlback.errors import DataError
 
 CACHE_REMEDY = (
@@ -60,15 +62,15 @@ def listed(root: Path, md5: str) -> list[tuple[PurePosixPath, str]]:
     return files
 
 
-def cached_files(root: Path, name: str) -> Iterator[tuple[PurePosixPath, Path]]:
-    """Path and cached copy of every file of the directory `name`, after fetching what the cache lacks."""
+def cached_files(root: Path, name: str, size: int) -> Iterator[tuple[PurePosixPath, Path]]:
+    """Path and cached copy of every file of the directory `name`, `size` bytes, after fetching what the cache lacks."""
     if not is_whole(root, name):
         cached_object(root, name).unlink(missing_ok=True)
-        transfer(root, [name], "pull")
+        transfer(root, [name], "pull", size)
     files = listed(root, name)
     missing = [md5 for _, md5 in files if not cached_object(root, md5).is_file()]
     if missing:
-        transfer(root, missing, "pull")
+        transfer(root, missing, "pull", size)
     for path, md5 in files:
         if not cached_object(root, md5).is_file():
             raise DataError(f"{path} of {name} is in neither cache nor remote", remedy=CACHE_REMEDY)
@@ -88,7 +90,8 @@ class _Failures(logging.Handler):
 
 
 @contextmanager
-def _repo(root: Path) -> Iterator[Any]:
+def _repo(root: Path, size: int) -> Iterator[Any]:
+    """DVC's repository at `root`, to copy at most `size` bytes with."""
     os.environ["DVC_NO_ANALYTICS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     from dvc.exceptions import DvcException
@@ -109,15 +112,24 @@ def _repo(root: Path) -> Iterator[Any]:
     site_cache = str(root / ".dvc" / "site-cache")
     core = {"analytics": False, "check_update": False, "no_scm": True, "site_cache_dir": site_cache}
     try:
-        with _without_state():
+        with _without_databases():
             repo = Repo(str(root), config={"core": core, "cache": {"type": ["reflink", "copy"]}})
-        try:
-            yield repo
-        finally:
-            repo.close()
+            try:
+                yield repo
+            finally:
+                repo.close()
         if failures.errors:
             raise failures.errors[0]
-    except (DvcException, SCMError, OSError) as error:
+    except Exception as error:
+        if (full := full_disk(error, root)) is not None:
+            # DVC writes beside the object, under a name that nobody knows.
+            place = str(Path(full.place).parent) if full.place else str(root / ".dvc" / "cache")
+            raise DataError(
+                f"the disk is full: DVC could not write to {place}; up to {size:,} bytes are to be copied there ({error})",
+                remedy="free that much and do it again; what was copied whole stays, and nothing else does",
+            ) from NoRoom(place, size)
+        if not isinstance(error, DvcException | SCMError | OSError):
+            raise
         cause = error.__cause__ or error
         because = "" if str(cause) in str(error) else f" ({cause})"
         raise DataError(f"DVC refused in {root}: {error}{because}") from error
@@ -127,27 +139,53 @@ def _repo(root: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _without_state() -> Iterator[None]:
-    """Makes a DVC repository that keeps no database of file times.
+def _without_databases() -> Iterator[None]:
+    """Keeps DVC from databases of file times and of what a remote is thought to hold.
 
-    What it would save us is hashing a file again, which is the point here. On a full disk it would never come
-    back (diskcache tries again after any error of SQLite, for ever), and it unpickles what it reads.
+    What they would save us is looking, which is the point here. On a full disk they would never come back
+    (diskcache tries again after any error of SQLite, for ever), and they unpickle what they read.
     """
     from dvc_data.hashfile import state
+    from dvc_data.hashfile.db import index
 
     class NoState(state.StateNoop):  # type: ignore[misc]
         def __init__(self, *_: object) -> None:
             pass
 
-    real, state.State = state.State, NoState
+    real = state.State, index.ObjectDBIndex
+    state.State, index.ObjectDBIndex = NoState, index.ObjectDBIndexNoop
     try:
         yield
     finally:
-        state.State = real
+        state.State, index.ObjectDBIndex = real
 
 
-def add_to_dvc(root: Path, target: Path) -> str:
-    """Copies a directory into DVC's cache; returns its name by MD5 as DVC computed it.
+@contextmanager
+def _clearing_up(repo: Any, names: list[str]) -> Iterator[None]:
+    """Removes what DVC began to write of the objects `names` inside the block and did not end, here and in a local remote.
+
+    DVC itself leaves such files, each as large as there was room for; what others wrote before stays.
+    """
+    began = time.time()
+    try:
+        yield
+    finally:
+        for odb in (repo.cache.local, repo.cloud.get_remote_odb()):
+            shards = {Path(odb.path) / name[:2] for name in names} if odb.fs.protocol == "local" else ()
+            for left in [left for shard in shards for left in shard.glob("*.tmp")]:
+                with suppress(FileNotFoundError):  # another process ended it
+                    if left.stat().st_mtime >= began:
+                        left.unlink()
+
+
+def drop_unfinished(root: Path) -> None:
+    """Removes what DVC left unfinished in the cache; nobody may be writing to it."""
+    for left in list((root / ".dvc" / "cache" / "files").rglob("*.tmp")):
+        left.unlink(missing_ok=True)
+
+
+def add_to_dvc(root: Path, target: Path, size: int) -> str:
+    """Copies a directory of `size` bytes into DVC's cache; returns its name by MD5 as DVC computed it.
 
     This is `dvc add` without its last two steps: DVC would copy the files back out of its cache over the
     originals, and write the pointer file in place, where a full disk leaves an empty one.
@@ -155,7 +193,7 @@ def add_to_dvc(root: Path, target: Path) -> str:
     Raises:
         DataError: DVC refuses, or could not copy a file.
     """
-    with _repo(root) as repo:
+    with _repo(root, size) as repo:
         pointer = target.with_name(f"{target.name}.dvc")
         with repo.lock:
             stage = repo.stage.create(
@@ -166,9 +204,9 @@ def add_to_dvc(root: Path, target: Path) -> str:
         return str(stage.outs[0].hash_info.value)
 
 
-def transfer(root: Path, names: list[str], direction: str) -> None:
-    """Copies cached objects to ("push") or from ("pull") the default remote. Raises DataError."""
-    with _repo(root) as repo:
+def transfer(root: Path, names: list[str], direction: str, size: int) -> None:
+    """Copies cached objects, at most `size` bytes, to ("push") or from ("pull") the default remote. Raises DataError."""
+    with _repo(root, size) as repo, _clearing_up(repo, names):
         from dvc_data.hashfile.hash_info import HashInfo
 
         moved = getattr(repo.cloud, direction)([HashInfo("md5", name) for name in names])

@@ -24,11 +24,13 @@ from rlback.data.dvc_access import (
     cached_files,
     cached_object,
     drop_damaged,
+    drop_unfinished,
     is_whole,
     listed,
     transfer,
 )
 from rlback.data.manifest import Manifest, exclusive, write_atomically
+from rlback.disks import naming
 from rlback.errors import DataError
 
 _CONFIG = """\
@@ -90,7 +92,11 @@ def freeze(root: Path, target: Path) -> DataVersion:
         manifest = manifests.scan(target)
         version = DataVersion(manifest.md5, manifest.sha256, len(manifest.files), manifest.size)
         if not drop_damaged(root, manifest):
-            added = add_to_dvc(root, target)
+            drop_unfinished(root)
+            try:
+                added = add_to_dvc(root, target, manifest.size)
+            finally:
+                drop_unfinished(root)
             if added != version.md5:
                 raise DataError(
                     f"{target} is {version.md5} by its bytes, but DVC froze {added}: it changed meanwhile, "
@@ -156,10 +162,11 @@ def restore(root: Path, version: DataVersion, destination: Path) -> None:
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
-        for path, source in cached_files(root, version.md5):
+        for path, source in cached_files(root, version.md5, version.size):
             copy = part / path
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, copy, follow_symlinks=False)
+            with naming(destination, version.size):
+                shutil.copyfile(source, copy, follow_symlinks=False)
         what = f"DVC's cached copy of {version.md5}"
         _check(root, manifests.scan(part), version, what, CACHE_REMEDY)
         part.chmod(0o755)
@@ -182,7 +189,7 @@ def push(root: Path, version: DataVersion) -> None:
             raise DataError(
                 f"DVC's cached copy {cached_object(root, name)} is missing or altered", remedy=CACHE_REMEDY
             )
-    transfer(root, names, "push")
+    transfer(root, names, "push", sum(cached_object(root, name).stat().st_size for name in names))
 
 
 def pointer(root: Path, target: Path) -> DataVersion | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Callable
 from datetime import datetime
 from itertools import groupby
@@ -18,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from rlback.disks import write_whole
 from rlback.errors import DataError
 from rlback.evaluation.figures import curves_figure
 from rlback.evaluation.findings import gated_rounds, has_gold, headline, returns, story
@@ -50,17 +50,10 @@ def write_report(data: dict[str, Any], directory: Path) -> Path:
     for name, draw in pictures.items():
         wide = draw(data, width=WIDE, uid=f"{name}-wide")
         drawn[name] = {"wide": Markup(wide), "narrow": Markup(draw(data, width=NARROW, uid=f"{name}-narrow"))}
-        _replace(directory / f"{name}.svg", standalone(wide))
+        write_whole(directory / f"{name}.svg", standalone(wide))
     page = directory / "index.html"
-    _replace(page, _environment().get_template("report.html").render(_view(data), figures=drawn, **_style()))
+    write_whole(page, _environment().get_template("report.html").render(_view(data), figures=drawn, **_style()))
     return page
-
-
-def _replace(path: Path, content: str) -> None:
-    # A reader (or a browser that reloads) sees the old file or the new one, never half of one.
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(content, encoding="utf-8")
-    os.replace(beside, path)
 
 
 #: The measures of the table of methods: key, name, unit, meaning, how a value is written.

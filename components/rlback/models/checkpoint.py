@@ -19,6 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from rlback.disks import flush, naming, part_of
 from rlback.errors import CheckpointError
 from rlback.models.adapters import adapter_json, adapter_tensors, read_adapter_config, restore_adapter
 from rlback.models.architecture import (
@@ -45,9 +46,6 @@ from rlback.models.policy import Adapter, Policy
 from rlback.models.reward_model import RewardModel
 from rlback.records import CheckpointKind
 from rlback.settings import RewardShape
-
-#: Directories with this prefix are unfinished writes; nothing reads them, and they may be deleted.
-PARTIAL_PREFIX = ".partial-"
 
 
 def save_policy(policy: Policy, directory: str | Path) -> str:
@@ -207,18 +205,19 @@ def _tokenizer(root: Path) -> PreTrainedTokenizerFast:
 
 def _write(kind: CheckpointKind, files: Mapping[str, bytes], directory: Path) -> str:
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.parent / f"{PARTIAL_PREFIX}{directory.name}-{secrets.token_hex(4)}"
-    partial.mkdir()
+    partial = part_of(directory, secrets.token_hex(4))
     try:
-        entries: list[FileEntry] = []
-        for name, content in sorted(files.items()):
-            _write_file(partial / name, content)
-            entries.append(hash_file(partial / name))
-        manifest = make_manifest(kind, entries)
-        _write_file(partial / MANIFEST, manifest_json(manifest).encode())
-        _sync(partial)
-        _move(partial, directory, manifest.digest)
-        _sync(directory.parent)
+        with naming(directory, sum(map(len, files.values()))):
+            partial.mkdir()
+            entries: list[FileEntry] = []
+            for name, content in sorted(files.items()):
+                _write_file(partial / name, content)
+                entries.append(hash_file(partial / name))
+            manifest = make_manifest(kind, entries)
+            _write_file(partial / MANIFEST, manifest_json(manifest).encode())
+            flush(partial)
+            _move(partial, directory, manifest.digest)
+            flush(directory.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest.digest
@@ -247,11 +246,3 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

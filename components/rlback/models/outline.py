@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -44,7 +45,7 @@ def outline(directory: Path) -> Outline:
         model = build_model(config, str(place))
     described = sum(parameter.numel() for parameter in model.parameters())
     if described > held:
-        _refuse_other(place, f"{described:,} weights", f"{held:,}")
+        _refuse_other(place, f"{described:,} weights", f"{held:,} ({_first_lacking(model, shapes)})")
     return Outline(model, held, positions_of(model))
 
 
@@ -53,6 +54,15 @@ def llama_tree() -> PreTrainedModel:
     config = LlamaConfig(vocab_size=1, hidden_size=2, intermediate_size=2, num_hidden_layers=1, num_attention_heads=1)
     with torch.device("meta"):
         return LlamaForCausalLM(config)
+
+
+def _first_lacking(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The first weight of the module tree that no tensor of its name fits; files may leave out the trunk's own name."""
+    trunk = f"{model.base_model_prefix}."
+    for name, parameter in model.named_parameters():
+        if tuple(parameter.shape) not in (shapes.get(name), shapes.get(name.removeprefix(trunk))):
+            return f"tensor {name!r} is missing or has another shape"
+    return "which tensor is missing cannot be told from the names"
 
 
 def _refuse_other(place: Path, described: str, held: str) -> None:

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from rlback.disks import write_whole
 from rlback.project import Project
 
 #: Proxies of the environment are for other hosts than this one.
@@ -25,10 +26,7 @@ def services_file(project: Project) -> Path:
 
 def write_services(project: Project, services: dict[str, Any]) -> None:
     """Notes this process as the one that watches, and where each service answers."""
-    path = services_file(project)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps({"pid": os.getpid(), "services": services}))
-    temporary.replace(path)
+    write_whole(services_file(project), json.dumps({"pid": os.getpid(), "services": services}), writer=os.getpid())
 
 
 def forget_services(project: Project) -> None:

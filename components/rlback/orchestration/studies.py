@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlback.disks import sweep
 from rlback.orchestration import engine
 from rlback.project import Project
 from rlback.studies import units as parts
@@ -38,6 +39,7 @@ def run(
     """Computes what is missing of a study; `told` hears how many units are done, of how many. Without a project there
     is no Prefect server, and the processes are used directly. Returns all units.
     """
+    sweep(out)
     everything = parts.units_of(study, out)
     first = [u for u in everything if u.after is None]
     later = [u for u in everything if u.after is not None]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from rlback.disks import flush, naming, part_of
 from rlback.errors import CheckpointError, ConfigError, RegistryError
 from rlback.models.manifest import verify_checkpoint
 
@@ -124,11 +125,12 @@ def place(source: Path, target: Path, digest: str, kind: str, *, link: bool) -> 
         except CheckpointError:
             shutil.rmtree(target)
     if not target.is_dir():
-        part = target.with_name(f".{target.name}.part")
+        part = part_of(target)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            _copy_files(source, part, link)
+            with naming(target, sum(file.stat().st_size for file in source.glob("*"))):
+                _copy_files(source, part, link)
             manifest = verify_checkpoint(part, digest)
             if manifest.kind != kind:
                 raise CheckpointError(
@@ -140,7 +142,7 @@ def place(source: Path, target: Path, digest: str, kind: str, *, link: bool) -> 
         os.rename(part, target)
     # A loss of power before this point leaves a checkpoint that is not READY and is verified again.
     for path in (*target.iterdir(), target, target.parent):
-        _flush(path)
+        flush(path)
 
 
 def _copy_files(source: Path, target: Path, link: bool) -> None:
@@ -159,11 +161,3 @@ def _copy_files(source: Path, target: Path, link: bool) -> None:
         except OSError:  # not wanted, or another file system
             shutil.copyfile(entry.path, copy, follow_symlinks=False)
         copy.chmod(0o444)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,7 +20,7 @@ from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import aliases, campaigns, checkpoints, decisions, gates, versions
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
-from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json
+from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
 from rlback.registry import gates as gate_room
 from rlback.registry.mlflow_store import MlflowStore
 
@@ -153,7 +153,8 @@ def add_version(
     )  # fmt: skip
     transaction.event(
         f"version.{status}", campaign, SYSTEM,
-        {"policy": policy, "version": version, "digest": digest, "round": round_, "parent": parent},
+        {"policy": policy, "version": version, "digest": digest, "round": round_, "parent": parent,
+         "lineage": digest_of(lineage)},
     )  # fmt: skip
     if status == "candidate":
         move_alias(transaction, policy, "candidate", version, SYSTEM, f"round {round_} of {campaign}")

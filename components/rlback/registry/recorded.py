@@ -159,9 +159,45 @@ def _versions(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             expected[address] = {**said, "campaign": event.subject, "status": act}
         else:
             expected[address]["status"] = act
-    yield from compare(
-        store.rows(select(versions)), lambda row: f"{row.policy}@{row.version}", expected, "version"
-    )
+    rows = store.rows(select(versions))
+    yield from compare(rows, lambda row: f"{row.policy}@{row.version}", expected, "version")
+    # Of versions older than this record nothing is said about their lineage.
+    lineages = {
+        (e.payload["policy"], e.payload["version"]): e.payload["lineage"]
+        for e in recorded
+        if e.kind.startswith("version.") and "lineage" in e.payload
+    }
+    for row in rows:
+        found = _digest(row.lineage)
+        if found is None or found != lineages.get((row.policy, row.version), found):
+            yield Finding(f"version {row.policy}@{row.version}", "its lineage is not the one it was registered with", REMEDY)
+
+
+def _kept(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """Where each campaign's next round starts, replayed from settled rounds and rollbacks."""
+    settled = {(row.campaign, row.round): row for row in store.rows(select(stages).where(stages.c.stage == "settle"))}
+    kept: dict[str, int | None] = {}
+    active: dict[str, str] = {}
+    for event in recorded:
+        said = event.payload
+        if event.kind == "campaign.started":
+            kept[event.subject], active[event.subject] = None, said["policy"]
+        elif event.kind in ("campaign.finished", "campaign.stopped"):
+            active.pop(event.subject, None)
+        elif event.kind == "rolled-back":
+            kept |= {name: said["to"] for name, policy in active.items() if policy == said["policy"]}
+        elif event.kind == "stage.done" and said["stage"] == "settle":
+            row = settled.get((event.subject, said["round"]))
+            if row is None or _digest(row.output) != said["output"]:
+                kept.pop(event.subject, None)  # `_stages` says so, and nothing can be told from it
+            elif event.subject in kept:
+                kept[event.subject] = json.loads(row.output)["kept"]
+    for row in store.rows(select(campaigns)):
+        if row.kept_version != kept.get(row.name, row.kept_version):
+            where = "nothing" if row.kept_version is None else f"version {row.kept_version}"
+            right = "the base" if kept[row.name] is None else f"version {kept[row.name]}"
+            what = f"its next round would start from {where}, in the ledger it is {right}"
+            yield Finding(f"campaign {row.name}", what, REMEDY)
 
 
 def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
@@ -219,6 +255,7 @@ ROW_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
     "decisions": _decisions,
     "votes": _votes,
     "versions": _versions,
+    "kept versions": _kept,
     "labels": _labels,
     "aliases": _aliases,
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
 import pyarrow as pa
 
+from rlback.disks import write_whole
 from rlback.errors import DataError
 from rlback.studies.config import AnalysisKeys, Study
 from rlback.studies.table import read_table, write_table
@@ -32,13 +32,13 @@ def publish(table: pa.Table, study: Study, out: Path) -> Path:
     about = {"name": study.name, "about": study.keys.about, "analysis": asdict(study.keys.analysis)}
     about["settings"] = {name: s.about for name, s in study.settings.items()}
     about["arms"] = {name: arm.about for name, arm in study.arms.items()}
-    _replace(out / "study.json", json.dumps(about, indent=1))
+    write_whole(out / "study.json", json.dumps(about, indent=1))
     tables = all_tables(table, study.keys.analysis)
     from rlback.studies.pictures import draw
 
     figures = draw(table.to_pandas(), out / "figures")
     page = out / "index.html"
-    _replace(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}))
+    write_whole(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}))
     return page
 
 
@@ -81,9 +81,3 @@ def _table(table: Table) -> str:
         f"<h2>{escape(table.title)}</h2><p>{escape(table.note)}</p><div class=scroll tabindex=0><table><thead><tr>{head}</tr>"
         f"</thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _replace(path: Path, content: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(content, encoding="utf-8")
-    os.replace(beside, path)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlback.disks import replacing
 from rlback.errors import DataError
 
 POINTS = ("step", "candidate", "kept")
@@ -85,11 +86,8 @@ def table_of_columns(columns: Mapping[str, Any]) -> pa.Table:
 def write_table(table: pa.Table, path: Path) -> None:
     """Writes Parquet beside `path` and moves it there: a reader sees a whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pq.write_table(table, beside, compression="zstd", version="2.6")
-    with beside.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(beside, path)
+    with replacing(path, writer=os.getpid()) as beside:
+        pq.write_table(table, beside, compression="zstd", version="2.6")
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlback.disks import flush, replacing, write_whole
 from rlback.errors import CheckpointError
 from rlback.models.digests import tensor_digest
 from rlback.records import canonical_json, digest_of
@@ -52,19 +52,14 @@ def save_state(directory: Path, step: int, tensors: Mapping[str, Tensor], extra:
     slot = min(_SLOTS, key=lambda s: -1 if records[s] is None else records[s]["order"])
     order = 1 + max((r["order"] for r in records.values() if r is not None), default=-1)
 
-    weights = directory / f"slot-{slot}.safetensors"
-    part = weights.with_suffix(".part")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
-    record = {"order": order, "step": step, "extra": dict(extra), "sha256": _sha256(part)}
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    size = sum(tensor.nbytes for tensor in held.values())
+    with replacing(directory / f"slot-{slot}.safetensors", size) as part:
+        save_file(held, part)
+        record = {"order": order, "step": step, "extra": dict(extra), "sha256": _sha256(part)}
     record["digest"] = digest_of(record)
-    _flush(part)
-    os.replace(part, weights)
-
-    part = directory / f"slot-{slot}.json.part"
-    part.write_text(canonical_json(record))
-    _flush(part)
-    os.replace(part, directory / f"slot-{slot}.json")
-    _flush(directory)
+    write_whole(directory / f"slot-{slot}.json", canonical_json(record))
+    flush(directory)
 
 
 def load_state(directory: Path, *, device: torch.device | str = "cpu") -> SavedState | None:
@@ -101,14 +96,6 @@ def _record(directory: Path, slot: int) -> dict[str, Any] | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def tokens_digest(sequences: Iterable[Sequence[int]]) -> str:

@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from rlback import __version__
 from rlback.accounts.oidc import read_provider
+from rlback.disks import full_disk
 from rlback.errors import RlbackError
 from rlback.ledger.console_tables import prepare
-from rlback.project import Project, full_disk
+from rlback.project import Project
 from rlback.web import (
     pages_account,
     pages_audit,
@@ -101,8 +102,8 @@ def _database(request: Request, error: Any) -> Response:
 
 def _unforeseen(request: Request, error: Exception) -> Response:
     root = request.app.state.console.project.root
-    if (place := full_disk(error, root)) is not None:
-        what = f"the disk is full{f' ({place} could not be written)' if place else ''}; nothing was saved"
+    if (full := full_disk(error, root)) is not None:
+        what = f"the disk is full{full.said}; nothing was saved"
         return error_page(request, 507, "StageError", what, "free some space, then do it again")
     return error_page(
         request, 500, type(error).__name__, "something went wrong in the console; nothing was saved",
