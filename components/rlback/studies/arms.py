@@ -92,11 +92,6 @@ class ArmReward:
     weight: AtLeastZero = 0.5
     data: Literal["last", "concatenated", "sampled"] = "concatenated"
 
-    @property
-    def fitted(self) -> int:
-        """Models fitted at a time."""
-        return self.members if self.over == "members" and self.mode != "last" else 1
-
 
 @dataclass(frozen=True, config=_STRICT)
 class ArmChoice:
@@ -188,24 +183,16 @@ class Arm:
         if self.score_by != "reward_model" and self.method in ("direct", "dpo"):
             raise ValueError(f"method {self.method} asks for no scores; leave score_by out")
 
-    @property
-    def carries(self) -> float:
-        """Share of the distance travelled so far that the next attempt starts with."""
-        return {"base": 0.0, "interpolated": self.eta}.get(self.start, 1.0)
-
-    @property
-    def fits(self) -> bool:
-        """Whether it fits reward models."""
-        return self.score_by == "reward_model" and self.method in ("rl", "best_of_n")
-
-    @property
-    def learns_from_labels(self) -> bool:
-        """Whether labels collected before or between attempts are of use to it."""
-        return self.fits or self.method == "dpo"
-
     def settings(self) -> dict[str, Any]:
-        """Plain values that determine what the arm does: its digest is taken of these (name and prose left out)."""
-        return {k: v for k, v in asdict(self).items() if k not in ("name", "about", "family")}
+        """Plain values that determine what the arm does: its digest is taken of these (name and prose left out).
+
+        None says that a key is not used, so that a new key leaves the digests of arms without it as they were.
+        """
+        return _used({k: v for k, v in asdict(self).items() if k not in ("name", "about", "family")})
+
+
+def _used(tree: dict[str, Any]) -> dict[str, Any]:
+    return {k: _used(v) if isinstance(v, dict) else v for k, v in tree.items() if v is not None}
 
 
 @cache

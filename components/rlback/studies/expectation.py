@@ -8,7 +8,8 @@ import numpy as np
 
 from rlback.studies.arms import Arm
 from rlback.studies.config import Study
-from rlback.studies.machine import Plan, run_arm
+from rlback.studies.machine import Plan, carries, run_arm
+from rlback.studies.memory import fitted_at_once
 from rlback.studies.recorder import Names, Recorder
 from rlback.studies.units import Unit
 
@@ -21,10 +22,10 @@ _START_SECONDS = 3.0
 def effort(arm: Arm, plan: Plan) -> float:
     """Optimiser steps and refits (each as dear as ten steps, times members) that an arm is expected to take."""
     if arm.one_round:
-        return plan.rounds * plan.segment_steps + 10.0 * arm.reward.fitted
+        return plan.rounds * plan.segment_steps + 10.0 * fitted_at_once(arm.reward)
     attempts = plan.rounds_of(arm) * (arm.attempts if arm.gate.by == "lookahead" else _ATTEMPTS if arm.attempts > 1 else 1)
-    reach = 1 + (1 - arm.carries) * (plan.rounds - 1) / 2 if arm.travel == "full" else 1
-    return attempts * (reach * arm.segments * plan.segment_steps + 10.0 * arm.reward.fitted)
+    reach = 1 + (1 - carries(arm)) * (plan.rounds - 1) / 2 if arm.travel == "full" else 1
+    return attempts * (reach * arm.segments * plan.segment_steps + 10.0 * fitted_at_once(arm.reward))
 
 
 def expected_seconds(study: Study, todo: list[Unit], workers: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from rlback.studies import gates
 from rlback.studies.arms import Arm
 from rlback.studies.choices import Candidate, choose
-from rlback.studies.memory import Memory
+from rlback.studies.memory import Memory, learns_from_labels
 from rlback.studies.protocol import (
     Array,
     Batch,
@@ -59,7 +59,7 @@ class Plan:
         initial = self.initial if own.initial is None else own.initial
         if own.up_front:
             initial += (self.rounds - 1) * (self.inside + self.cross)
-        return (initial if arm.learns_from_labels else 0), inside, cross
+        return (initial if learns_from_labels(arm) else 0), inside, cross
 
     def rounds_of(self, arm: Arm) -> int:
         """Candidates an arm keeps before it is done: with kappa below 1 it needs more to go as far."""
@@ -113,6 +113,11 @@ def unsupported(learner: Learner, arm: Arm) -> str | None:
     if arm.score_by != "reward_model" and arm.score_by not in learner.scorers:
         return f"the world has no scorer {arm.score_by}"
     return None
+
+
+def carries(arm: Arm) -> float:
+    """Share of the distance travelled so far that the next attempt starts with."""
+    return {"base": 0.0, "interpolated": arm.eta}.get(arm.start, 1.0)
 
 
 class _Run:
@@ -186,7 +191,7 @@ class _Run:
         if arm.one_round:
             return np.full(self.learner.lanes, plan.rounds * plan.segment_steps)
         done = self.at.round - 1
-        ahead = done + 1 - arm.carries * done if arm.travel == "full" else np.ones_like(done)
+        ahead = done + 1 - carries(arm) * done if arm.travel == "full" else np.ones_like(done)
         wanted = ahead * arm.segments * plan.segment_steps * self.at.scale
         return np.maximum(np.rint(wanted), 1).astype(np.int64)
 
@@ -306,7 +311,7 @@ class _Run:
     def _learn(self, lanes: Mask, keep: Mask, found: Candidate, cross: Batch | None) -> None:
         """Labels for the next attempt in the lanes that go on, and a new reward model from them."""
         at, arm, learner = self.at, self.arm, self.learner
-        if not arm.learns_from_labels or not arm.refresh:
+        if not learns_from_labels(arm) or not arm.refresh:
             return
         going = lanes & at.live
         feedback = {"every": going, "kept": going & keep, "declined": going & ~keep, "none": going & False}[arm.labels.feedback]

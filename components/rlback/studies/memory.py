@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlback.studies.arms import Arm
+from rlback.studies.arms import Arm, ArmReward
 from rlback.studies.protocol import Batch, Counts, Learner, Mask, RewardModel
+
+
+def fits(arm: Arm) -> bool:
+    """Whether it fits reward models."""
+    return arm.score_by == "reward_model" and arm.method in ("rl", "best_of_n")
+
+
+def learns_from_labels(arm: Arm) -> bool:
+    """Whether labels collected before or between attempts are of use to it."""
+    return fits(arm) or arm.method == "dpo"
+
+
+def fitted_at_once(how: ArmReward) -> int:
+    """Models fitted at a time."""
+    return how.members if how.over == "members" and how.mode != "last" else 1
 
 
 class Memory:
@@ -27,11 +42,11 @@ class Memory:
     def refit(self, lanes: Mask, *, first: bool = False) -> None:
         """A new reward model in the lanes of the mask, the old one elsewhere."""
         arm, learner = self.arm, self.learner
-        if not arm.fits or not self.collections:
+        if not fits(arm) or not self.collections:
             return
         how, key = arm.reward, ("fit", len(self.collections))
         sample = self._last_counts() if how.data == "sampled" and not first else None
-        fitted = learner.fit(self.chosen(), how.fitted, key, sample=sample)
+        fitted = learner.fit(self.chosen(), fitted_at_once(how), key, sample=sample)
         if how.over == "rounds":
             self._models.append((fitted, lanes))
             self.reward = learner.combine([m for m, _ in self._models], [on for _, on in self._models], how.mode, how.weight)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rlback.disks import write_whole
 from rlback.errors import DataError
 from rlback.studies.config import AnalysisKeys, Study
-from rlback.studies.table import read_table, write_table
+from rlback.studies.table import commits_of, read_table, write_table
 from rlback.studies.tables import Table, all_tables, shown
 
 _CSS = """
@@ -54,13 +54,13 @@ def read_published(out: Path) -> tuple[pa.Table, AnalysisKeys]:
 
 
 def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path]) -> str:
-    revision, seeds = table["code_revision"][0].as_py(), study.seeds
+    revision, seeds, commits = table["code_revision"][0].as_py(), study.seeds, ", ".join(commits_of(table)) or "unknown"
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>Study {escape(study.name)}</title><style>{_CSS}</style><h1>Study {escape(study.name)}</h1>",
         f"<p>{escape(study.keys.about)}. World {escape(study.keys.world)}, seeds {seeds[0]} to {seeds[-1]}, "
-        f"code {escape(revision)}. The labels are simulated.</p>",
+        f"code {escape(revision)} (commit {escape(commits)}). The labels are simulated.</p>",
     ]
     for name, setting in study.settings.items():
         image = base64.b64encode(figures[name].read_bytes()).decode()

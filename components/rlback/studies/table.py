@@ -58,7 +58,7 @@ COLUMNS: dict[str, str] = {
     "win_rate_n": "how many labels that is",
     "status": "ok or diverged",
     "config_digest": "of everything that determines the row's unit, seeds left out",
-    "code_revision": "commit, with + where files differed from it",
+    "code_revision": "digest of the sources that determine the numbers (studies/revision.py)",
 }  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def _kind(name: str) -> pa.DataType:
 SCHEMA = pa.schema([pa.field(name, _kind(name), nullable=_kind(name) == pa.float64()) for name in COLUMNS])
 #: Rows are unique in these, and sorted by them.
 IDENTITY = ("setting", "arm", "seed", "round", "attempt", "point", "step")
-_NUMBERS = [f.name for f in SCHEMA if f.type == pa.float64()]
+_COMMITS = b"rlback.commits"
 
 
 def table_of_columns(columns: Mapping[str, Any]) -> pa.Table:
@@ -88,6 +88,25 @@ def write_table(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, writer=os.getpid()) as beside:
         pq.write_table(table, beside, compression="zstd", version="2.6")
+
+
+def share_kept(parts: Sequence[Path]) -> float:
+    """Share of the attempts in these files that were kept."""
+    table = pa.concat_tables([pq.read_table(p, columns=["point", "decision"]) for p in parts])
+    attempts = table.filter(pc.equal(table["point"], "candidate"))
+    return pc.mean(pc.equal(attempts["decision"], "kept").cast(pa.float64())).as_py()
+
+
+def stamped(table: pa.Table, commits: Sequence[str]) -> pa.Table:
+    """The table with the commits its rows were computed at, for the reader only: its metadata, not its columns."""
+    names = " ".join(sorted(set(filter(None, commits))))
+    return table.replace_schema_metadata({_COMMITS: names} if names else None)
+
+
+def commits_of(of: Path | pa.Table) -> list[str]:
+    """Commits that the rows of a file or a table were computed at; none where it does not say."""
+    schema = of.schema if isinstance(of, pa.Table) else pq.read_schema(of)
+    return (schema.metadata or {}).get(_COMMITS, b"").decode().split()
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
@@ -137,4 +156,4 @@ def check(table: pa.Table, place: str) -> pa.Table:
         raise DataError(f"{place}: labels is not labels_reward + labels_gate in every row")
     if table.group_by(list(IDENTITY)).aggregate([]).num_rows != len(table):
         raise DataError(f"{place} holds two rows for one point", remedy="remove the results and run the study again")
-    return table.cast(SCHEMA)
+    return table.cast(SCHEMA.with_metadata(table.schema.metadata))

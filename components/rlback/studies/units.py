@@ -6,16 +6,13 @@ what is missing, and one whose file or code changed does not take up what no lon
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rlback.errors import DataError
@@ -24,7 +21,8 @@ from rlback.studies.config import Study, check_study
 from rlback.studies.machine import run_arm
 from rlback.studies.protocol import Learner
 from rlback.studies.recorder import Names, Recorder
-from rlback.studies.table import check, joined, write_table
+from rlback.studies.revision import code_revision, commit
+from rlback.studies.table import check, commits_of, joined, share_kept, stamped, write_table
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Unit:
 
 def units_of(study: Study, out: Path) -> list[Unit]:
     """All units in the order of settings, chunks and arms, those that read others' parts last."""
-    size, seeds, code = study.keys.chunk, study.seeds, code_revision()
+    size, seeds, code = study.keys.chunk, study.seeds, code_revision(study.keys.world)
     found = []
     for setting in study.settings:
         for i in range(0, len(seeds), size):
@@ -69,11 +67,13 @@ def _whole(part: Path) -> bool:
 def run_unit(study: Study, unit: Unit, out: Path) -> None:
     """Computes one unit and writes its part."""
     learner = _learner(_Key(study, unit.setting, unit.seeds, out / "shared"))
-    names = Names(study.name, study.keys.world, unit.setting, unit.arm, unit.digest, code_revision())
+    names = Names(study.name, study.keys.world, unit.setting, unit.arm, unit.digest, code_revision(study.keys.world))
     recorder = Recorder(names, np.array(unit.seeds))
-    rate = approval_rate(study, unit.setting, unit.after, out) if unit.after else None
+    rate = None
+    if unit.after:
+        rate = share_kept([u.part for u in units_of(study, out) if (u.setting, u.arm) == (unit.setting, unit.after)])
     run_arm(learner, study.arms[unit.arm], study.settings[unit.setting].plan, recorder, unit.seeds, rate)
-    write_table(recorder.table(), unit.part)
+    write_table(stamped(recorder.table(), [commit(study.keys.world)]), unit.part)
 
 
 def run_units(tree: dict, place: str, seeds: int, names: list[tuple[str, str, int]], out: Path) -> int:  # type: ignore[type-arg]
@@ -109,20 +109,13 @@ def _learner(key: _Key) -> Learner:
     return key.study.learner(key.setting, key.seeds, key.shared)
 
 
-def approval_rate(study: Study, setting: str, arm: str, out: Path) -> float:
-    """Share of an arm's attempts that were kept, over all seeds of the study."""
-    parts = [u.part for u in units_of(study, out) if (u.setting, u.arm) == (setting, arm)]
-    table = pa.concat_tables([pq.read_table(p, columns=["point", "decision"]) for p in parts])
-    attempts = table.filter(pc.equal(table["point"], "candidate"))
-    return pc.mean(pc.equal(attempts["decision"], "kept").cast(pa.float64())).as_py()
-
-
 def collected(units: list[Unit], place: Path) -> pa.Table:
     """The rows of all units in order. DataError names how many are missing."""
     lacking = missing(units)
     if lacking:
         raise DataError(f"{len(lacking)} of {len(units)} parts of the study are missing", remedy="give the command again")
-    return check(joined([pq.read_table(unit.part) for unit in units]), str(place))
+    table = check(joined([pq.read_table(unit.part) for unit in units]), str(place))
+    return stamped(table, [name for unit in units for name in commits_of(unit.part)])
 
 
 def batches(units: list[Unit], size: int) -> Iterator[list[Unit]]:
@@ -135,30 +128,3 @@ def batches(units: list[Unit], size: int) -> Iterator[list[Unit]]:
         group.append(unit)
     if group:
         yield group
-
-
-#: What a result depends on; what only reads results may change without making them stale.
-_SOURCES = ("studies", "worlds", "maths/sequential.py")
-_READERS = ("tables.py", "publishing.py", "pictures.py", "expectation.py", "__init__.py")
-
-
-@cache
-def code_revision() -> str:
-    """The commit that last changed the code results depend on; where files differ from it, or without git, their digest.
-    """
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    files = [f for name in _SOURCES for f in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))]
-    for path in sorted(f for f in files if not (f.parent.name == "studies" and f.name in _READERS)):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    short = digest.hexdigest()[:8]
-    paths = [*_SOURCES, *(f":(exclude)studies/{name}" for name in _READERS)]
-    try:
-        where = ["git", "-C", str(package)]
-        last = subprocess.run(
-            [*where, "log", "-1", "--format=%h", "--abbrev=12", "--", *paths], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run([*where, "status", "--porcelain", "--", *paths], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return f"none+{short}"
-    return f"{last or 'none'}+{short}" if changed.stdout.strip() or not last else last
