@@ -127,7 +127,8 @@ class OnPolicy:
     completion) lets beta adapt. A rollout is gone through `epochs` times in `minibatches` parts, one update each;
     beyond the first update the ratio to the sampling policy is clipped to [1 - ratio_low, 1 + ratio_high].
     `no_end_penalty` is taken off the reward of a completion that was cut before its end token. `kl_budget` (nats per
-    completion, from the reference) ends the run before the update on the first rollout whose mean KL is above it.
+    completion, from the reference) ends the run before the update on the first rollout whose mean KL is above it, and
+    `on_kl_budget` says as what: the policy is the result (`stop`), or there is none and an error says why (`fail`).
     `checkpoint_every` is in steps; 0: never. With `precision: bf16` all passes but sampling run under bf16 autocast: the
     update, the reference and the reward model, and one more than fp32 needs for the old log-probabilities, since the
     sampler's are fp32, and a token's ratio between the two was seen to be off by as much as 0.6 on a sharp policy.
@@ -153,6 +154,7 @@ class OnPolicy:
     clip: Positive = 1.0  # gradient norm
     no_end_penalty: float = 0.0
     kl_budget: Positive | None = None
+    on_kl_budget: Literal["stop", "fail"] = "stop"
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     max_padded: Count = 1024
 
@@ -162,6 +164,8 @@ class OnPolicy:
             raise ValueError(f"minibatches {self.minibatches} are more than the {completions} completions of a step")
         if self.kl_target is not None and completions >= 5 * self.kl_horizon:
             raise ValueError(f"kl_horizon {self.kl_horizon} is too short for the {completions} completions of a step")
+        if self.on_kl_budget == "fail" and self.kl_budget is None:
+            raise ValueError("on_kl_budget: fail needs a kl_budget")
 
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)

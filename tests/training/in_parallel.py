@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlback.models.reward_model import new_reward_model
 from rlback.models.value_model import ValueModel
-from rlback.settings import DPOConfig, OnPolicy, PPOConfig, SupervisedConfig
+from rlback.settings import DPOConfig, OnPolicy, PPOConfig, RewardConfig, RewardShape, SupervisedConfig
 from rlback.training.dpo import fit_dpo
 from rlback.training.on_policy import optimise
 from rlback.training.parallel import Share
+from rlback.training.reward import fit_reward
 from rlback.training.supervised import train_base
 from tests.training.tiny import ON_POLICY, PROMPTS, copying, letter_pairs, policy, reward_model
 
@@ -41,6 +44,15 @@ def _dpo(share: Share) -> dict[str, Tensor]:
     return _weights(made.model)
 
 
+def _reward(shape: RewardShape, share: Share) -> dict[str, Tensor]:
+    made = new_reward_model(policy(), shape, seed=1)
+    pairs = [replace(pair, weight=1.0 + i % 3) for i, pair in enumerate(letter_pairs(15))]
+    pairs[:2] = [replace(pairs[0], target=0.5), replace(pairs[1], target=0.6, margin=0.1)]
+    config = RewardConfig(epochs=1, batch=5, lr=1e-3, warmup=1, score_l2=0.01, centering=0.01, use_ties=True)
+    fit_reward(made, pairs, config, seed=5, share=share)
+    return _weights(made)
+
+
 def _on_policy(config: OnPolicy, share: Share) -> dict[str, Tensor]:
     made, reference = policy(), policy()
     judge = reward_model(reference, pooling="last", surprise=False)
@@ -52,6 +64,9 @@ def _on_policy(config: OnPolicy, share: Share) -> dict[str, Tensor]:
 LOOPS: dict[str, Callable[[Share], dict[str, Tensor]]] = {
     "supervised": _supervised,
     "dpo": _dpo,
+    "reward": partial(_reward, RewardShape("sum", True)),
+    "reward-ensemble": partial(_reward, RewardShape("last", members=3)),
+    "reward-trunks": partial(_reward, RewardShape("last", members=2, share_trunk=False)),
     **{name: partial(_on_policy, config) for name, config in ON_POLICY.items()},
 }
 

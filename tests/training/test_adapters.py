@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,20 +14,12 @@ from rlback.settings import AdapterConfig, DPOConfig, RLOOConfig, SupervisedConf
 from rlback.training.dpo import fit_dpo
 from rlback.training.on_policy import StepRecord, optimise
 from rlback.training.supervised import evaluate_nll, train_base
-from tests.training.tiny import EOS, PROMPTS, CountsLetter, copying, letter_pairs, policy
+from tests.training.tiny import EOS, PROMPTS, CountsLetter, adapted, copying, letter_pairs, policy
 
 SUPERVISED = SupervisedConfig(steps=60, batch=24, lr=3e-2, warmup=5)
 RLOO = RLOOConfig(
     steps=40, prompts_per_step=6, samples_per_prompt=4, lr=3e-2, beta=0.0, length_normaliser=4, max_new_tokens=6
 )
-
-
-class Interrupted(Exception):
-    pass
-
-
-def adapted() -> Policy:
-    return add_adapter(policy(), AdapterConfig(rank=4, alpha=8.0), seed=2)
 
 
 def test_supervised_training_of_an_adapter_learns() -> None:
@@ -85,28 +76,3 @@ def test_trained_weights_are_in_no_checkpoint(loop: str) -> None:
     else:
         fit_dpo(made, base, letter_pairs(4), DPOConfig(lr=1e-3, beta=0.5, batch=4), seed=1)
     assert (made.digest, base.digest) == (None, "b" * 64)
-
-
-@pytest.mark.parametrize("loop", ["supervised", "rloo"])
-def test_an_interrupted_run_ends_in_the_same_adapter(loop: str, tmp_path: Path) -> None:
-    """Interrupted after the second of four steps and called again on a new adapter, a run ends in equal bits."""
-
-    def run(state_dir: Path | None, stop_at: int) -> Policy:
-        def report(step: int, _: int, __: object) -> None:
-            if step == stop_at:
-                raise Interrupted
-
-        made = adapted()
-        options: dict[str, Any] = {"report": report, "state_dir": state_dir, "save_every_s": 0}
-        if loop == "supervised":
-            train_base(made, copying(20), SupervisedConfig(steps=4, batch=8, lr=5e-3, warmup=1), seed=5, **options)
-        else:
-            optimised(made, RLOOConfig(steps=4, lr=1e-2, beta=0.05, max_new_tokens=8, prompts_per_step=3), **options)
-        return made
-
-    whole = run(None, stop_at=0)
-    with pytest.raises(Interrupted):
-        run(tmp_path, stop_at=3)
-    again = run(tmp_path, stop_at=0)
-    assert weights_digest(again.model) == weights_digest(whole.model)
-    assert weights_digest(again.model) != weights_digest(adapted().model)

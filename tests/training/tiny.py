@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from rlback.environments.episodes import sample_episodes
+from rlback.models.adapters import add_adapter, without_adapter
 from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, new_policy
 from rlback.models.reward_model import RewardModel, new_reward_model
+from rlback.models.sampler import sample
 from rlback.models.tokenizers import word_level
 from rlback.models.value_model import ValueModel
 from rlback.settings import (
+    AdapterConfig,
     DPOConfig,
     GRPOConfig,
     ModelShape,
@@ -27,15 +32,20 @@ from rlback.settings import (
     RLOOConfig,
     SupervisedConfig,
 )
+from rlback.training.batches import Tokens
 from rlback.training.dpo import fit_dpo
 from rlback.training.on_policy import optimise
 from rlback.training.reward import TokenPair, fit_reward
+from rlback.training.scorers import AnnotatorScorer, FunctionScorer, Scorer
 from rlback.training.supervised import Example, train_base
+from tests.environments.scripted import Echo
 
 TOKENIZER = word_level(list("abcdef"))
 A, B = 0, 1
 BOS, EOS = TOKENIZER.bos_token_id, TOKENIZER.eos_token_id
 PROMPTS = [[BOS, letter] for letter in range(6)]
+#: Answers each turn of two tokens with those tokens backwards, three times.
+ECHO = Echo(rounds=3, turn_tokens=2, farewell=(B,))
 
 
 def policy(seed: int = 0) -> Policy:
@@ -109,14 +119,30 @@ def run_reward_ensemble(state_dir: Path | None) -> str:
     return weights_digest(made)
 
 
-def run_on_policy(config: OnPolicy, state_dir: Path | None) -> str:
-    """Four updates on what a policy wrote; the digest of its weights."""
-    made, reference = policy(), policy()
-    judge = reward_model(reference, pooling="last", surprise=False)
+def adapted() -> Policy:
+    """The same with an adapter, which alone is trained."""
+    return add_adapter(policy(), AdapterConfig(rank=4, alpha=8.0), seed=2)
+
+
+def prefers_a(prompt: Tokens, a: Tokens, b: Tokens) -> Literal["a", "b", "tie"]:
+    """An annotator's verdict: the completion with more of the letter A."""
+    more = list(a).count(A) - list(b).count(A)
+    return "a" if more > 0 else "b" if more < 0 else "tie"
+
+
+def run_on_policy(
+    config: OnPolicy, state_dir: Path | None, *, scorer: Scorer | None = None, lora: bool = False, turns: bool = False
+) -> str:
+    """Four updates on what a policy wrote; the digest of its weights. With `turns` an environment answers in between."""
+    made = adapted() if lora else policy()
+    reference = without_adapter(made) if lora else policy()
+    judge = scorer or reward_model(reference, pooling="last", surprise=False)
     value = ValueModel(made) if isinstance(config, PPOConfig) else None
+    sampler = partial(sample_episodes, environment=ECHO) if turns else sample
     optimise(
-        made, reference, judge, PROMPTS, config, seed=5, value=value, state_dir=state_dir, save_every_s=0
-    )
+        made, reference, judge, PROMPTS, config, seed=5, value=value, sampler=sampler, sampler_identity=str(turns),
+        state_dir=state_dir, save_every_s=0,
+    )  # fmt: skip
     return weights_digest(made.model)
 
 
@@ -129,14 +155,19 @@ ON_POLICY: dict[str, OnPolicy] = {
     "dr-grpo": GRPOConfig(steps=2, minibatches=2, variant="dr_grpo", **_SHARED),
     "ppo": PPOConfig(steps=2, epochs=1, minibatches=2, **_SHARED),
     "online-dpo": OnlineDPOConfig(steps=4, **_SHARED),
+    "online-ipo": OnlineDPOConfig(steps=4, loss="ipo", **_SHARED),
 }
+#: Two updates inside each of two rollouts, for what is not a method but goes with every one.
+_TWICE = RLOOConfig(steps=2, epochs=2, **_SHARED)
+_OUTCOME = FunctionScorer(lambda prompt, completion: float(completion.count("a")), "letters a", TOKENIZER.decode)
 
 
-def run_dpo(state_dir: Path | None) -> str:
+def run_dpo(state_dir: Path | None, *, loss: Literal["dpo", "ipo"] = "dpo", lora: bool = False) -> str:
     """Four steps on letter pairs; the digest of the policy's weights."""
-    made = policy()
-    config = DPOConfig(lr=1e-2, beta=0.5, epochs=2, batch=6, warmup=1)
-    fit_dpo(made, policy(), letter_pairs(12), config, seed=5, state_dir=state_dir, save_every_s=0)
+    made = adapted() if lora else policy()
+    config = DPOConfig(lr=1e-2, beta=0.5, epochs=2, batch=6, warmup=1, loss=loss)
+    reference = without_adapter(made) if lora else policy()
+    fit_dpo(made, reference, letter_pairs(12), config, seed=5, state_dir=state_dir, save_every_s=0)
     return weights_digest(made.model)
 
 
@@ -145,5 +176,13 @@ LOOPS = {
     "reward": run_reward,
     "reward-ensemble": run_reward_ensemble,
     "dpo": run_dpo,
+    "ipo": partial(run_dpo, loss="ipo"),
+    "dpo-lora": partial(run_dpo, lora=True),
+    "direct": partial(run_on_policy, _TWICE, scorer=AnnotatorScorer(prefers_a, "prefers a")),
+    "outcome": partial(run_on_policy, _TWICE, scorer=_OUTCOME),
+    "rloo-lora": partial(run_on_policy, _TWICE, lora=True),
+    "ppo-lora": partial(run_on_policy, ON_POLICY["ppo"], lora=True),
+    "rloo-turns": partial(run_on_policy, _TWICE, turns=True),
+    "ppo-turns": partial(run_on_policy, ON_POLICY["ppo"], turns=True),
     **{name: partial(run_on_policy, config) for name, config in ON_POLICY.items()},
 }

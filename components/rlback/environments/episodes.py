@@ -18,7 +18,7 @@ from torch import Tensor
 from rlback.environments.protocol import Environment, Judged
 from rlback.errors import ConfigError, DataError
 from rlback.models.policy import Policy, positions_of
-from rlback.models.sampler import Placed, Samples, check_request, grow
+from rlback.models.sampler import Placed, Samples, check_request, grow, require_prompts_fit
 from rlback.records import digest_of, seed_of
 
 S = TypeVar("S")
@@ -67,13 +67,8 @@ def sample_episodes(
         samples_per_prompt=samples_per_prompt,
         batch_size=batch_size,
     )
+    require_prompts_fit(policy.model, prompts, 1)
     limit = positions_of(policy.model)
-    for number, prompt in enumerate(prompts):
-        if limit is not None and len(prompt) >= limit:
-            raise DataError(
-                f"prompt {number} has {len(prompt)} tokens, which fill the model's {limit} positions",
-                remedy="shorten the prompt or raise max_positions",
-            )
     rows = [tuple(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
     draw = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from rlback.errors import CheckpointError
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import Packed, pack
 from rlback.models.llama_forward import states_at
@@ -37,6 +38,16 @@ class Policy:
     tokenizer: PreTrainedTokenizerFast
     digest: str | None = None
     adapter: Adapter | None = None
+
+    def __post_init__(self) -> None:
+        """Raises CheckpointError for a tokenizer without an end token, or whose padding could not be told from the end."""
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        if end is None or pad is None or pad == end:
+            what = "has no end token" if end is None else "has no pad token" if pad is None else f"pads with its end token {end}"
+            raise CheckpointError(
+                f"the tokenizer of a policy {what}",
+                remedy="read a model on disk with import_policy, or give the tokenizer its tokens with ensure_special_tokens",
+            )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,11 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         return self.head.weight.device
 
+    @property
+    def positions(self) -> int | None:
+        """Most tokens a row may have, or None where the architecture names no limit."""
+        return positions_of(self._trunks()[0])
+
     def identity(self) -> str:
         """A digest of what the scores depend on: all weights, shift and scale included, and the shape."""
         return digest_of([asdict(self.shape), weights_digest(self)])

@@ -97,18 +97,23 @@ def sample(
         samples_per_prompt=samples_per_prompt,
         batch_size=batch_size,
     )
-    limit = positions_of(policy.model)
-    for number, prompt in enumerate(prompts):
-        if limit is not None and len(prompt) + max_new_tokens > limit:
-            raise DataError(
-                f"prompt {number} has {len(prompt)} tokens; with {max_new_tokens} new ones that is more "
-                f"than the model's {limit} positions",
-                remedy="shorten the prompt, lower max_new_tokens or raise max_positions",
-            )
+    require_prompts_fit(policy.model, prompts, max_new_tokens)
     rows = [tuple(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
     draw = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]
     return grow(policy, rows, uniforms, temperature=temperature, batch_size=batch_size)
+
+
+def require_prompts_fit(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    """DataError for a prompt that leaves no room for `new_tokens` tokens in the model's positions."""
+    limit = positions_of(model)
+    for number, prompt in enumerate(prompts):
+        if limit is not None and len(prompt) + new_tokens > limit:
+            raise DataError(
+                f"prompt {number} has {len(prompt)} tokens; with {new_tokens} new ones that is more "
+                f"than the model's {limit} positions",
+                remedy="shorten the prompt, lower max_new_tokens or raise max_positions",
+            )
 
 
 def check_request(prompts: Sequence[Sequence[int]], **counts: float) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlback.errors import ConfigError, DataError, TrainingDiverged
 from rlback.maths.losses import DirectLosses, dpo, ipo
 from rlback.models.digests import weights_digest
-from rlback.models.policy import Policy, token_logps
+from rlback.models.policy import Policy, positions_of, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import DPOConfig
 from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
@@ -49,7 +49,7 @@ def fit_dpo(
     Raises DataError on no pairs or an empty side, TrainingDiverged on a loss or gradient that is not finite or when
     an equal reference does not give log-ratios of 0 at the first step.
     """
-    check_pairs(pairs)
+    check_pairs(pairs, positions_of(policy.model))
     if config.loss == "ipo" and any(pair.target != 1.0 for pair in pairs):
         raise DataError("ipo has no use for ties or shares of votes", remedy="leave such pairs out, or use loss: dpo")
     if reference.model is policy.model:
@@ -61,8 +61,8 @@ def fit_dpo(
     optimiser = adam(decay_groups(policy.model, config.weight_decay), lr=config.lr, betas=config.betas)
     data = tokens_digest(ids for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected))
     start, reference_digest = weights_digest(policy.model), weights_digest(reference.model)
-    weights = [pair.weight for pair in pairs]
-    identity = digest_of(["dpo", asdict(config), seed, data, weights, start, reference_digest])
+    said = [[pair.weight, pair.target] for pair in pairs]
+    identity = digest_of(["dpo", asdict(config), seed, data, said, start, reference_digest])
     state = StageState(state_dir, identity, policy.model, optimiser, every_s=save_every_s, writes=share.rank == 0)
     first, kept = state.resume()
     history: list[list[float]] = kept.get("history", [])

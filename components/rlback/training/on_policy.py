@@ -22,7 +22,7 @@ from rlback.maths import kl
 from rlback.maths.masking import masked_mean
 from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy
-from rlback.models.sampler import sample
+from rlback.models.sampler import require_prompts_fit, sample
 from rlback.models.value_model import ValueModel
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import OnPolicy, PPOConfig
@@ -33,7 +33,7 @@ from rlback.training.rollout import Rollout, Sampler, collect
 from rlback.training.scorers import Scorer
 from rlback.training.signals import Signals, per_completion, signals
 from rlback.training.state import StageState, tokens_digest
-from rlback.training.updates import adam, apply_update
+from rlback.training.updates import adam, apply_update, at_step
 
 #: Largest accepted |ratio - 1| of a token and |KL| of a token against an equal reference at the first update.
 RATIO_TOLERANCE = 5e-3
@@ -110,13 +110,16 @@ def optimise(
     they store by step. Of several processes (`share`) each computes its part of every rollout and update, and the
     first one alone saves, reports and calls back.
 
-    Raises TrainingDiverged when a self-check of the first update fails or a score, loss or gradient is not finite; the
-    newest saved state stays as it was.
+    Raises DataError for a prompt that the policy has no room to answer. Raises TrainingDiverged, naming step and value,
+    when a self-check of the first update fails, a score, loss or gradient is not finite, the policy writes nothing but end
+    tokens, and with `on_kl_budget: fail` for a KL above the budget; the newest saved state stays as it was.
     """
     if not prompts:
         raise DataError("there are no prompts to optimise on", remedy="give at least one prompt")
     if reference.model is policy.model:
         raise ConfigError("the reference policy must be a copy, not the policy being trained")
+    # An environment may give a long prompt less than `max_new_tokens`; without one they all must fit.
+    require_prompts_fit(policy.model, prompts, config.max_new_tokens if sampler is sample else 1)
     if isinstance(config, PPOConfig) != (value is not None):
         raise ConfigError("a value model goes with method ppo, and ppo needs one")
     policy.digest = None  # these weights will be in no checkpoint
@@ -159,11 +162,18 @@ def optimise(
             tensors = {k: v for k, v in pending.items() if k not in ("values", "unclipped")}
             rollout = Rollout.restored(prompts, step, config, seed, tensors)
         if part == 0 or signal is None:
-            signal = signals(config, rollout, memory.beta, pending.get("values"))
+            with at_step("policy optimisation", step):
+                signal = signals(config, rollout, memory.beta, pending.get("values"))
             memory.proxy, memory.kl_ref = float(rollout.scores.mean()), float(signal.kl.mean())
         if step == 0 and part == 0 and start_digest == reference_digest:
             _check_reference(rollout)
         if part == 0 and config.kl_budget is not None and memory.kl_ref > config.kl_budget:
+            if config.on_kl_budget == "fail":
+                raise TrainingDiverged(
+                    f"policy optimisation: the KL from the reference at step {step} is {memory.kl_ref:.4g} nats a "
+                    f"completion, above kl_budget {config.kl_budget:g}",
+                    remedy="raise beta or kl_budget, lower the learning rate, or take what there is with on_kl_budget: stop",
+                )
             return OptimiseResult(step, "kl_budget", memory.proxy, memory.kl_ref, start_state)
 
         rows = _rows(len(rollout.prompts), config, seed, step, part)

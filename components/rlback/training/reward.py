@@ -17,6 +17,7 @@ from rlback.models.reward_model import RewardModel, mean_and_spread, member_name
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import RewardConfig
 from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
+from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, precision, warmup_cosine
 
@@ -46,6 +47,7 @@ def fit_reward(
     report: Report = silent,
     state_dir: Path | None = None,
     save_every_s: float = 20.0,
+    share: Share = ALONE,
 ) -> dict[str, float]:
     """Train in place; returns the last epoch's `loss` and `accuracy` on the pairs as they were met.
 
@@ -56,13 +58,14 @@ def fit_reward(
 
     The weights that `reward_model` has are the start: fresh ones, or those of an earlier fit (`warm_start`). Scores are
     left as they come out: call the model's `rescale` on reference samples before they are used as a reward, or the KL
-    coefficient changes its meaning with every fit. Resumes exactly as `train_base` does.
+    coefficient changes its meaning with every fit. Resumes exactly as `train_base` does. Of several processes (`share`)
+    each computes its pairs of every batch, and the first one alone saves and reports.
 
     Raises DataError on pairs that cannot be used; ConfigError where members could not come to differ;
     TrainingDiverged on a loss or gradient that is not finite, and when a member ends up giving all completions of the
     last batch one score. The newest saved state is then the last good one.
     """
-    check_pairs(pairs)
+    check_pairs(pairs, reward_model.positions)
     pairs = [pair for pair in pairs if config.use_ties or pair.target != 0.5]
     if not pairs:
         raise DataError("all preference pairs are ties", remedy="collect labels that are no ties, or set use_ties: true")
@@ -79,7 +82,8 @@ def fit_reward(
     data = tokens_digest(ids for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected))
     said = [[pair.weight, pair.target, pair.margin] for pair in pairs]
     identity = digest_of(["reward", asdict(config), seed, data, said, reward_model.identity()])
-    state = StageState(state_dir, identity, reward_model, optimiser, every_s=save_every_s)
+    state = StageState(state_dir, identity, reward_model, optimiser, every_s=save_every_s, writes=share.rank == 0)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     first, kept = state.resume()
     history: list[list[float]] = kept.get("history", [])
     per_epoch = max(1, len(pairs) // config.batch)
@@ -89,21 +93,27 @@ def fit_reward(
     labels = _Labels.of(pairs, drawn, device)
 
     for step in range(first, steps):
-        losses, right = [], []
+        value = right = decided = 0.0
         # One pass over a batch for all members, or for each its own.
-        for member in range(members) if apart else [None]:
+        passes = range(members) if apart else [None]
+        for member in passes:
             order = seed_of(seed, "reward order", member) if member else seed_of(seed, "reward order")
             batch = epoch_slice(len(pairs), config.batch, order, step)
+            mine = share.of(batch)
+            if not mine:
+                continue
             with precision(config.precision, device):
-                chosen, rejected = sides.scores(reward_model, batch, config.max_padded, member)
-            loss = labels.loss(chosen, rejected, batch, config.label_smoothing, member)
+                chosen, rejected = sides.scores(reward_model, mine, config.max_padded, member)
+            # Means over this process's pairs, by its part of the batch: over all processes they add up to the batch's.
+            loss = labels.loss(chosen, rejected, mine, batch, config.label_smoothing, member)
             penalty = config.score_l2 * 0.5 * (chosen.square().mean() + rejected.square().mean())
             if config.centering:
                 penalty = penalty + config.centering * bradley_terry.centering(chosen, rejected)
-            ((loss + penalty) / (members if apart else 1)).backward()
-            losses.append(float(loss.detach()))
-            right += labels.right(chosen, rejected, batch)
-        value = sum(losses) / len(losses)
+            ((loss + penalty * (len(mine) / len(batch))) / len(passes)).backward()
+            value += float(loss.detach()) / len(passes)
+            found = labels.right(chosen, rejected, mine)
+            right, decided = right + found[0], decided + found[1]
+        value, right, decided = share.add_up(parameters, [value, right, decided])
         norm = apply_update(
             optimiser,
             clip=config.clip,
@@ -112,11 +122,12 @@ def fit_reward(
             step=step,
             loss=value,
         )
-        history = [*history, [value, *([sum(right) / len(right)] if right else [])]][-per_epoch:]
+        history = [*history, [value, *([right / decided] if decided else [])]][-per_epoch:]
         if step + 1 == steps:
             _check_fitted(reward_model, sides, batch, config)
         state.keep(step + 1, {"history": history}, now=step + 1 == steps)
-        report(step + 1, steps, {**_means(history), "grad_norm": norm})
+        if share.rank == 0:
+            report(step + 1, steps, {**_means(history), "grad_norm": norm})
     return _means(history)
 
 
@@ -141,7 +152,7 @@ def pair_scores(
 
     Before the first `rescale` a single model's are its raw ones; an ensemble's members have no common scale until then.
     """
-    check_pairs(pairs)
+    check_pairs(pairs, reward_model.positions)
     reward_model.eval()
     chosen, rejected = _Sides.of(reward_model, pairs).scores(reward_model, range(len(pairs)), max_padded)
     return reward_model.combine(chosen), reward_model.combine(rejected)
@@ -170,32 +181,46 @@ class _Labels:
         return cls(targets.to(device), given, weights.to(device), bool((targets != 1).any()))
 
     def loss(
-        self, chosen: Tensor, rejected: Tensor, batch: Sequence[int], smoothing: float, member: int | None
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        mine: Sequence[int],
+        batch: Sequence[int],
+        smoothing: float,
+        member: int | None,
     ) -> Tensor:
-        """The weighted mean over pairs, and over members where scores are (members, b); or of one member's, (b,)."""
+        """The weighted mean over pairs, and over members where scores are (members, b); or of one member's, (b,).
+
+        Of the pairs `mine` their part of the mean over the whole `batch`, in which they are.
+        """
         drawn = self.weights if member is None or self.weights.ndim == 1 else self.weights[member]
-        weights = drawn[..., batch].expand(chosen.shape)
+        members = len(chosen) if chosen.ndim > drawn.ndim else 1
+        weights, whole = drawn[..., mine].expand(chosen.shape), drawn[..., batch].sum() * members
         if not bool(weights.any()):
             # A small batch of pairs that no member drew: nothing is learned from it.
             return (chosen + rejected).sum() * 0.0
-        return bradley_terry.loss(
+        mean = bradley_terry.loss(
             chosen,
             rejected,
             weights=weights,
             label_smoothing=smoothing,
-            votes=self.targets[batch] if self.soft else None,
-            margins=None if self.margins is None else self.margins[batch],
+            votes=self.targets[mine] if self.soft else None,
+            margins=None if self.margins is None else self.margins[mine],
         )
+        # Alone a process has it all; nothing is multiplied, and no bit changes.
+        return mean if len(mine) == len(batch) else mean * (weights.sum() / whole)
 
-    def right(self, chosen: Tensor, rejected: Tensor, batch: Sequence[int]) -> list[float]:
-        """[accuracy] on the batch's pairs that are no ties, those with a target below 1/2 turned round; [] for none."""
+    def right(self, chosen: Tensor, rejected: Tensor, batch: Sequence[int]) -> tuple[float, float]:
+        """(how many of the pairs that are no ties are told right, how many there are), those below 1/2 turned round."""
         target = self.targets[batch]
         decided = target != 0.5
-        if not bool(decided.any()):
-            return []
+        count = float(decided.sum())
+        if not count:
+            return 0.0, 0.0
         first, second = chosen[..., decided], rejected[..., decided]
         swap = target[decided] < 0.5
-        return [float(bradley_terry.accuracy(torch.where(swap, second, first), torch.where(swap, first, second)))]
+        told = bradley_terry.accuracy(torch.where(swap, second, first), torch.where(swap, first, second))
+        return float(told) * count, count
 
 
 @dataclass(frozen=True)
@@ -287,14 +312,22 @@ def _check_fitted(reward_model: RewardModel, sides: _Sides, batch: Sequence[int]
         mean_and_spread(row, f"{member_name(reward_model, member)} on the last batch of the fit")
 
 
-def check_pairs(pairs: Sequence[TokenPair]) -> None:
-    """Raises DataError on no pairs, an empty prompt or completion, a target that is no probability, a bad weight or margin."""
+def check_pairs(pairs: Sequence[TokenPair], positions: int | None) -> None:
+    """Raises DataError on no pairs, an empty prompt or completion, one of more than `positions` tokens (None: no limit), a
+    target that is no probability, a bad weight or margin.
+    """
     if not pairs:
         raise DataError("there are no preference pairs", remedy="collect labels first")
     for number, pair in enumerate(pairs):
         if not (len(pair.prompt) and len(pair.chosen) and len(pair.rejected)):
             raise DataError(
                 f"preference pair {number} has an empty prompt or completion", remedy="remove empty pairs"
+            )
+        longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+        if positions is not None and longest > positions:
+            raise DataError(
+                f"preference pair {number} has a side of {longest} tokens with its prompt; the model has {positions} positions",
+                remedy="cut the texts (source.max_prompt_tokens, source.max_completion_tokens) or raise max_positions",
             )
         if not 0 <= pair.target <= 1:
             raise DataError(

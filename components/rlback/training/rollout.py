@@ -5,6 +5,7 @@ Every on-policy method takes its samples, its KL and its scores from here, so th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from rlback.settings import OnPolicy
 from rlback.training.batches import Tokens, epoch_slice, total_lengths
 from rlback.training.parallel import ALONE, Share
 from rlback.training.scorers import Scorer
-from rlback.training.updates import precision
+from rlback.training.updates import at_step, precision
 
 
 class Sampler(Protocol):
@@ -100,8 +101,8 @@ def collect(
 
     Of several processes each does this for its own prompts, and all get the whole rollout.
 
-    Raises TrainingDiverged, naming the step, for a score that is not finite, and for a graded scorer that gives
-    different completions one and the same score.
+    Raises TrainingDiverged, naming the step, for a score that is not finite, for a graded scorer that gives different
+    completions one and the same score, and for a policy that writes nothing.
     """
     everyone = _prompts_of(prompts, config, seed, step)
     mine = share.block(config.prompts_per_step)
@@ -116,7 +117,8 @@ def collect(
         first_row=mine.start * config.samples_per_prompt,
     )
     completions = drawn.completions()
-    with precision(config.precision, policy.model.device):
+    _check_written(drawn, policy.tokenizer.eos_token_id, step)
+    with at_step("policy optimisation", step), precision(config.precision, policy.model.device):
         scores = scorer.score(rows, completions).to(drawn.logps)
     _check_scores(scores, completions, scorer.graded, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
@@ -151,6 +153,16 @@ def _logps(
             logps, _ = token_logps(policy.model, part_rows, part_completions, pad, config.temperature)
         out[torch.tensor(part, device=out.device), : logps.shape[1]] = logps.to(out.dtype)
     return out
+
+
+def _check_written(drawn: Samples, end: int, step: int) -> None:
+    """Few completions may all be empty by chance; those of a policy that is all but sure of the end token are not."""
+    if drawn.ids.shape[1] == 1 and bool((drawn.ids == end).all()) and float(drawn.logps.min()) > math.log(0.99):
+        raise TrainingDiverged(
+            f"policy optimisation: all {len(drawn.ids)} completions at step {step} are empty: the policy ends at once, with "
+            f"probability {math.exp(float(drawn.logps.min())):.4f} or more",
+            remedy="go back to the last good checkpoint; reward something that an empty completion does not have",
+        )
 
 
 def _check_scores(scores: Tensor, completions: list[tuple[int, ...]], graded: bool, step: int) -> None:

@@ -98,6 +98,6 @@ def check_groups(grouped: Tensor) -> None:
     worst = float(grouped.sum(-1).abs().max())
     if not worst <= 1e-4 * size or not math.isfinite(size):
         raise TrainingDiverged(
-            f"policy optimisation: the advantages of a prompt's completions sum to {worst:.3g}, not to 0",
+            f"the advantages of a prompt's completions sum to {worst:.3g}, not to 0",
             remedy="check the reward model's scores for values that are not finite",
         )

@@ -65,6 +65,15 @@ def apply_update(
 
 
 @contextlib.contextmanager
+def at_step(stage: str, step: int) -> Iterator[None]:
+    """Names stage and step in a TrainingDiverged of something that knows neither."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"{stage}, step {step}: {error.message}", remedy=error.remedy) from error
+
+
+@contextlib.contextmanager
 def precision(kind: Precision, device: torch.device) -> Iterator[None]:
     """Run the forward pass in fp32, or under bf16 autocast with fp32 master weights.
 
