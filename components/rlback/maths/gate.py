@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlback.maths.sequential import attempt_alpha, betting_bounds, zero_failures_needed
+from rlback.maths.sequential import attempt_alpha, betting_bounds, prediction_powered, zero_failures_needed
 
 Array = NDArray[np.float64]
 Verdict = Literal["accept", "refuse", "more labels"]
@@ -52,6 +52,22 @@ def improvement(wins: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05) ->
     low, high = _newest(y, alpha)
     needed = 0.5 + margin
     return Statistic("improvement", _mean(y), low, high, len(y), _side(low > needed, high < needed))
+
+
+def powered_improvement(
+    wins: ArrayLike, claims: ArrayLike, unlabelled: ArrayLike, *, margin: float = 0.0, alpha: float = 0.05
+) -> Statistic:
+    """G1 from few labels and the reward model's claims for many comparisons nobody labels (`prediction_powered`).
+
+    Accepted where the one-sided bound at alpha lies above 1/2 + margin, whatever the claims are worth, if the reward
+    model was not fitted on these labels. Normal approximation, for numbers of labels fixed beforehand.
+    """
+    from scipy.special import ndtri
+
+    found = prediction_powered(np.asarray(wins, float), np.asarray(claims, float), np.asarray(unlabelled, float))
+    half = float(ndtri(1 - alpha)) * found.error
+    low, high, needed = found.value - half, found.value + half, 0.5 + margin
+    return Statistic("improvement", found.value, low, high, len(np.asarray(wins)), _side(low > needed, high < needed))
 
 
 def overclaim(claims: ArrayLike, wins: ArrayLike, *, allowed: float = 0.1, alpha: float = 0.05) -> Statistic:
@@ -167,10 +183,12 @@ class Rule:
 @dataclass(frozen=True)
 class Evidence:
     """Labels of one attempt on fresh prompts. wins, claims (n,): see `overclaim`. The skills of the candidate's and
-    the kept policy's own pairs, and the audited top samples, where a rule asks for them."""
+    the kept policy's own pairs, and the audited top samples, where a rule asks for them. unlabelled: the reward
+    model's claims for further comparisons; with them G1 is `powered_improvement`."""
 
     wins: ArrayLike
     claims: ArrayLike | None = None
+    unlabelled: ArrayLike | None = None
     candidate: Skill | None = None
     kept: Skill | None = None
     faults: Sequence[bool] | None = None
@@ -183,7 +201,12 @@ def judge(evidence: Evidence, rule: Rule, *, checkpoint: int = 1, attempt: int =
     alpha. ValueError where the rule asks for what there is no evidence of.
     """
     alpha = attempt_alpha(rule.alpha, checkpoint, attempt)
-    found = [improvement(evidence.wins, margin=rule.margin, alpha=alpha)]
+    if evidence.unlabelled is None:
+        found = [improvement(evidence.wins, margin=rule.margin, alpha=alpha)]
+    elif evidence.claims is None:
+        raise ValueError("predictions stand in for labels only beside their own claims on the labelled comparisons")
+    else:
+        found = [powered_improvement(evidence.wins, evidence.claims, evidence.unlabelled, margin=rule.margin, alpha=alpha)]
     if rule.overclaim is not None:
         if evidence.claims is None:
             raise ValueError("the rule bounds the overclaim, but there are no claims of the reward model")

@@ -50,6 +50,35 @@ class ArmLabels:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ArmAsk:
+    """What a gate by statistics asks for (maths/gate.py), with alpha spent over rounds and attempts.
+
+    G1, improvement, always: people prefer the candidate with a probability above 1/2 + margin. test `betting` looks after
+    every `cross` labels, `looks` times at most, and ends as soon as something is decided; `powered` takes one look and
+    the reward model's predictions for `unlabelled` comparisons more. corrected: the win rate is corrected for labels
+    that are wrong at random, as often as `duplicates` comparisons labelled twice show. G2: the gate's `overclaim`. G3:
+    agreement on `inside` pairs of the candidate's may lie `drop` below that on as many of the kept policy's, relative
+    to the ceiling that duplicates show. G4: fewer clear faults than `fault_rate` among the samples scored highest.
+    """
+
+    test: Literal["betting", "powered"] = "betting"
+    looks: Count = 1
+    unlabelled: Count = 400
+    margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    corrected: bool = False
+    duplicates: Whole = 0
+    inside: Whole = 0
+    drop: AtLeastZero | None = None
+    fault_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.corrected or self.drop is not None) and self.duplicates < 2:
+            raise ValueError("what labels can agree on at most shows in duplicates of 2 or more")
+        if self.drop is not None and self.inside < 2:
+            raise ValueError("a drop of agreement is seen on inside pairs: set ask.inside to 2 or more")
+
+
+@dataclass(frozen=True, config=_STRICT)
 class ArmGate:
     """Who lets a candidate through.
 
@@ -58,19 +87,26 @@ class ArmGate:
     rate below `threshold`). oracle: gold has not fallen. random: a coin with probability `rate`, or with the rate at
     which the arm `rate_from` approved in the same setting. disagreement: the ensemble's spread on the candidate is at
     most `threshold` times that on the start. lookahead: declines every attempt of a round but the last, which it
-    passes. overclaim (person only): the reward model may expect at most this much more wins than people gave; None
-    does not ask.
+    passes. overclaim (person, statistics): the reward model may expect at most this much more wins than people gave;
+    None does not ask. statistics: G1 to G4, see `ask`. approver: one person who sees the cross comparisons, takes each
+    the wrong way round with probability `noise`, and says yes where at least `threshold` of them look won.
     """
 
-    by: Literal["always", "person", "oracle", "random", "disagreement", "lookahead"] = "always"
+    by: Literal["always", "person", "oracle", "random", "disagreement", "lookahead", "statistics", "approver"] = "always"
     threshold: AtLeastZero = 0.5
     rule: Literal["share", "bound"] = "share"
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     overclaim: AtLeastZero | None = None
     rate: Share | None = None
     rate_from: str | None = None
+    ask: ArmAsk | None = None
+    noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
 
     def __post_init__(self) -> None:
+        if (self.by == "statistics") != (self.ask is not None):
+            raise ValueError("a gate by statistics needs `ask`, and only it takes it")
+        if (self.by == "approver") != (self.noise is not None):
+            raise ValueError("an approver needs `noise` (0 for none), and only an approver takes it")
         if self.by == "random" and (self.rate is None) == (self.rate_from is None):
             raise ValueError("a random gate needs rate or rate_from, and not both")
         if self.by != "random" and (self.rate is not None or self.rate_from is not None):
@@ -130,6 +166,18 @@ class ArmBudget:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ArmSwap:
+    """A run in which parts know the truth, to tell whose fault a gap is (maths/attribution.py). labels `gold`: annotators
+    without their biases; their random noise stays, which is the reward model's trouble. optimiser `exact`: the best
+    policy for the reward within the distance that the segment is meant to have, instead of steps; `steps` ends there
+    as well, so that all are of one class. The exact reward is score_by: human.
+    """
+
+    labels: Literal["human", "gold"] = "human"
+    optimiser: Literal["steps", "exact"] = "steps"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Arm:
     """One method.
 
@@ -151,7 +199,7 @@ class Arm:
     eta: Share = 0.5
     travel: Literal["full", "segment"] = "full"
     method: Method = "rl"
-    score_by: Literal["reward_model", "outcome", "gold"] = "reward_model"
+    score_by: Literal["reward_model", "outcome", "gold", "human"] = "reward_model"
     refresh: bool = True
     rounds: Count | None = None
     one_round: bool = False
@@ -170,6 +218,7 @@ class Arm:
     reward: ArmReward = ArmReward()
     choice: ArmChoice = ArmChoice()
     budget: ArmBudget = ArmBudget()
+    swap: ArmSwap | None = None
 
     def __post_init__(self) -> None:
         if self.gate.by == "lookahead" and self.attempts < 2:

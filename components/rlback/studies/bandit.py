@@ -6,7 +6,7 @@ Gold, KL and exposure are exact; pair accuracies are shares of a fixed sample of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass as checked
 from rlback.errors import ConfigError
 from rlback.records import seed_of
 from rlback.studies import bandit_models as models
-from rlback.studies.arms import config_error
+from rlback.studies import bandit_truth as truth
+from rlback.studies.arms import ArmSwap, config_error
 from rlback.studies.bandit_models import Scores
 from rlback.studies.bandit_steps import Walk, advantages
 from rlback.studies.draws import SeedwiseDraws
@@ -34,7 +35,7 @@ from rlback.studies.protocol import (
     StepCheckpoint,
 )  # fmt: skip
 from rlback.worlds.bandit import policies
-from rlback.worlds.bandit.annotators import BanditAnnotator, Pairs, at, label
+from rlback.worlds.bandit.annotators import BanditAnnotator, Pairs, at, label, win_probability
 from rlback.worlds.bandit.problem import Bandit, BanditConfig, make
 
 #: Pairs a seed on which accuracies are measured; a share of them has a standard error of at most 0.03.
@@ -94,7 +95,7 @@ class BanditLearner:
     optimiser: BanditOptimiser
     seeds: tuple[int, ...]
     methods = frozenset({"rl", "direct", "dpo", "best_of_n"})
-    scorers = frozenset({"gold", "outcome"})
+    scorers = frozenset({"gold", "outcome", "human"})
 
     @property
     def lanes(self) -> int:
@@ -152,7 +153,8 @@ class BanditLearner:
 
     def scorer(self, name: str) -> Scores:
         gold = self.bandit.gold
-        table = gold if name == "gold" else (gold >= self.optimiser.outcome_above).astype(float)
+        check = (gold >= self.optimiser.outcome_above).astype(float)
+        table = {"gold": gold, "outcome": check, "human": self.annotator.reward(self.bandit)}[name]
         return models.scores_of_table(self.bandit, table)
 
     def optimise(self, start: Array, reward: Scores, segment: Segment, key: Key) -> Iterator[StepCheckpoint]:
@@ -221,6 +223,7 @@ class BanditLearner:
             found["proxy"] = found["proxy_standardised"] * reward.scale
             found["reward_variance"] = policies.spread(policy, reward.table) ** 2
             if pairs:
+                found["tail_index"] = truth.tail_index(self.bandit, policy, reward, self._draws(("tail",)))
                 found["accuracy_on_policy"] = self._accuracy(policy, reward)
                 found["accuracy_heldout"] = self._accuracy(self.bandit.base, reward)
                 if len(reward.members) > 1:
@@ -229,6 +232,22 @@ class BanditLearner:
 
     def disagreement(self, policy: Array, reward: Scores) -> Array:
         return policies.value(policy, models.member_spread(reward))
+
+    def preference(self, candidate: Array, kept: Array) -> Array:
+        return win_probability(self.bandit, self.annotator, candidate, kept)
+
+    def again(self, labels: Pairs, key: Key) -> Pairs:
+        return truth.again(self.bandit, self.annotator, labels, self._draws(key))
+
+    def faults(self, policy: Array, reward: Scores, count: int, key: Key) -> Mask:
+        return truth.faults(self.bandit, self.annotator, policy, reward, count, self._draws(key))
+
+    def predicted_wins(self, candidate: Array, kept: Array, reward: Scores, count: int, key: Key) -> Array:
+        return models.predicted(reward, label(self.bandit, self.annotator, candidate, kept, count, self._draws(key)))
+
+    def swapped(self, swap: ArmSwap) -> BanditLearner:
+        annotator = replace(self.annotator, **truth.UNBIASED) if swap.labels == "gold" else self.annotator
+        return BudgetedBandit(self.config, annotator, self.optimiser, self.seeds, swap.optimiser == "exact")
 
     def _accuracy(self, policy: Array, reward: Scores) -> Array:
         """Share of pairs of the policy's samples with a difference in gold that the score orders alike, ties one half."""
@@ -241,3 +260,20 @@ class BanditLearner:
     @staticmethod
     def _difference(table: Array, pairs: Pairs) -> Array:
         return at(table, pairs.context, pairs.a) - at(table, pairs.context, pairs.b)
+
+
+@dataclass(frozen=True)
+class BudgetedBandit(BanditLearner):
+    """A bandit on which every policy stays within the distance its segment is meant to have, the length of the way so far
+    and of the segment: of one class, so that what the best of it gains over the real optimiser is the optimiser's fault.
+    exact: the best of the class in one step instead of the walk.
+    """
+
+    exact: bool = False
+
+    def optimise(self, start: Array, reward: Scores, segment: Segment, key: Key) -> Iterator[StepCheckpoint]:
+        far = np.sqrt(np.maximum(policies.kl(start, self.bandit.base), 0.0)) + segment.steps * segment.size
+        if self.exact:
+            moved = truth.best_within(self.bandit, start, reward, far**2, segment)
+            return iter([truth.checkpoint(self.bandit, start, moved, reward, segment)])
+        return truth.within(self.bandit, super().optimise(start, reward, replace(segment, every=1), key), start, far**2, segment)

@@ -15,6 +15,7 @@ from rlback.records import digest_of
 from rlback.studies.arms import Arm, Count, Positive, Share, Whole, config_error, library, make_arm, named
 from rlback.studies.machine import Plan, unsupported
 from rlback.studies.protocol import LEARNERS, Learner, Make, Request
+from rlback.studies.revision import gate_revision
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
@@ -131,7 +132,9 @@ class Study:
         determined by that arm as well."""
         chosen, which = self.settings[setting], self.arms[arm]
         other = which.gate.rate_from
+        gate = gate_revision(which.gate.by)
         return digest_of({
+            **({"gate": gate} if gate else {}),
             "world": self.keys.world, "settings": chosen.world, "annotator": chosen.annotator,
             "optimiser": chosen.optimiser, "plan": asdict(chosen.plan), "arm": which.settings(),
             "rate_from": [self.digest(setting, other), self.keys.seeds.first, self.keys.seeds.count] if other else None,

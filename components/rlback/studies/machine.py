@@ -112,6 +112,10 @@ def unsupported(learner: Learner, arm: Arm) -> str | None:
         return f"the world has no optimiser {arm.method}"
     if arm.score_by != "reward_model" and arm.score_by not in learner.scorers:
         return f"the world has no scorer {arm.score_by}"
+    if arm.swap is not None and not hasattr(learner, "swapped"):
+        return "the world knows no oracles to swap in"
+    if arm.gate.by == "statistics" and not hasattr(learner, "again"):
+        return "the world cannot have comparisons labelled twice, as a gate by statistics asks"
     return None
 
 
@@ -124,6 +128,8 @@ class _Run:
     def __init__(
         self, learner: Learner, arm: Arm, plan: Plan, recorder: Recorder, seeds: tuple[int, ...], rate: float | None
     ) -> None:
+        if arm.swap is not None:
+            learner = learner.swapped(arm.swap)
         self.learner, self.arm, self.plan, self.recorder, self.seeds, self.rate = learner, arm, plan, recorder, seeds, rate
         self.rounds = plan.rounds_of(arm)
         self.initial, self.inside, self.cross = plan.labels(arm)
@@ -168,14 +174,14 @@ class _Run:
             labels_reward=at.labels_reward + np.where(lanes, found.labels_training, 0),
         )
         lineage = start_exposure + found.exposure
-        passed, cross, win_rate = self._decide(found, lanes)
-        keep = lanes & passed & ~found.diverged
+        decided = self._decide(found, lanes)
+        keep = lanes & decided.passed & ~found.diverged
         spent = arm.attempts == at.attempt
         if arm.exhausted == "keep":
-            keep |= lanes & ~passed & spent & ~found.diverged
-        self._record(lanes, keep, found, start, lineage, win_rate)
+            keep |= lanes & ~decided.passed & spent & ~found.diverged
+        self._record(lanes, keep, found, start, lineage, decided.win_rate)
         self._move(lanes, keep, found, lineage, spent)
-        self._learn(lanes, keep, found, cross)
+        self._learn(lanes, keep, found, decided.batches)
 
     def _start(self) -> tuple[Policy, Array]:
         at, arm = self.at, self.arm
@@ -198,7 +204,7 @@ class _Run:
     def _affordable(self, steps: Counts) -> Mask:
         """Lanes that could afford the attempt at the most it may cost before its decision."""
         at, arm, cap = self.at, self.arm, self.arm.budget
-        labels = np.full(self.learner.lanes, self.cross if gates.asks_people(arm) else 0)
+        labels = np.full(self.learner.lanes, gates.most_labels(arm, self.cross))
         if arm.choice.by == "ladder":
             labels = labels + arm.choice.rungs * arm.choice.labels + arm.choice.fresh
         if arm.choice.by == "labelled":
@@ -256,21 +262,15 @@ class _Run:
         key = ("choice", int(at.attempts.max()))
         return choose(learner, arm.choice, path, start, at.kept, steps, lanes, arm.kappa, key, seen)
 
-    def _decide(self, found: Candidate, lanes: Mask) -> tuple[Mask, Batch | None, tuple[Array, Counts] | None]:
-        """Verdicts, the cross pairs if people were asked, and what they said."""
-        at, arm, learner = self.at, self.arm, self.learner
-        turn = int(at.attempts.max())
-        cross, win_rate = None, found.win_rate
-        if gates.asks_people(arm) and arm.choice.by != "ladder":
-            labels = learner.collect(found.policy, at.kept, self.cross, ("cross", turn))
-            cross = Batch(labels, lanes, self.cross)
-            at.labels_gate = at.labels_gate + np.where(lanes, self.cross, 0)
-            win_rate = learner.wins(labels).mean(1), np.full(learner.lanes, self.cross)
+    def _decide(self, found: Candidate, lanes: Mask) -> gates.Decision:
+        at, learner = self.at, self.learner
         evidence = gates.Evidence(
-            at.kept, found.policy, cross.labels if cross else None, self.memory.reward, at.round, at.attempt, self.rate,
-            self.seeds, ("gate", turn),
+            lanes, at.kept, found.policy, self.cross, self.memory.reward, at.round, at.attempt, self.rate, self.seeds,
+            int(at.attempts.max()),
         )  # fmt: skip
-        return found.passed & gates.passes(learner, arm, evidence), cross, win_rate
+        decided = gates.decide(learner, self.arm, evidence)
+        at.labels_gate = at.labels_gate + np.where(lanes, decided.labels, 0)
+        return replace(decided, passed=found.passed & decided.passed, win_rate=decided.win_rate or found.win_rate)
 
     def _move(self, lanes: Mask, keep: Mask, found: Candidate, lineage: Array, spent: Mask) -> None:
         """Keeps or rolls back, and ends lanes that are done, have given up or have diverged."""
@@ -308,7 +308,7 @@ class _Run:
             at.kept = learner.select(here, policy, at.kept)
             at.kept_exposure = np.where(here[:, None, None], exposure, at.kept_exposure)
 
-    def _learn(self, lanes: Mask, keep: Mask, found: Candidate, cross: Batch | None) -> None:
+    def _learn(self, lanes: Mask, keep: Mask, found: Candidate, cross: tuple[Batch, ...]) -> None:
         """Labels for the next attempt in the lanes that go on, and a new reward model from them."""
         at, arm, learner = self.at, self.arm, self.learner
         if not learns_from_labels(arm) or not arm.refresh:
@@ -316,15 +316,13 @@ class _Run:
         going = lanes & at.live
         feedback = {"every": going, "kept": going & keep, "declined": going & ~keep, "none": going & False}[arm.labels.feedback]
         turn = int(at.attempts.max())
-        batches: list[Batch] = [Batch(b.labels, b.lanes & going, b.count) for b in found.evidence]
-        if cross is not None:
-            batches.append(Batch(cross.labels, going, cross.count))
+        batches = [Batch(b.labels, b.lanes & going, b.count) for b in (*found.evidence, *cross)]
         if feedback.any():
             if self.inside:
                 pairs = learner.collect(found.last, found.last, self.inside, ("inside", turn))
                 batches.append(Batch(pairs, feedback, self.inside))
                 at.labels_reward = at.labels_reward + np.where(feedback, self.inside, 0)
-            if self.cross and cross is None:
+            if self.cross and not cross:
                 pairs = learner.collect(found.last, self.at_before, self.cross, ("cross", turn))
                 batches.append(Batch(pairs, feedback, self.cross))
                 at.labels_reward = at.labels_reward + np.where(feedback, self.cross, 0)
@@ -340,10 +338,11 @@ class _Run:
         self.at_before = at.kept
         decisions = np.where(keep, "kept", "declined")
         measured = learner.evaluate(found.policy, start, self.memory.reward, pairs=True)
+        win_true = learner.preference(found.policy, at.kept) if hasattr(learner, "preference") else None
         place = {"round": at.round, "attempt": at.attempt, "step": found.step}
         self.recorder.add(
             lanes, "candidate", measured, exposure_kept=lineage, exposure_all=at.exposure_all, diverged=found.diverged,
-            decisions=decisions, costs=at.costs(), place=place, win_rate=win_rate,
+            decisions=decisions, costs=at.costs(), place=place, win_rate=win_rate, win_true=win_true,
         )  # fmt: skip
         after = learner.select(keep, found.policy, at.kept)
         exposure = np.where(keep[:, None, None], lineage, at.kept_exposure)

@@ -90,7 +90,8 @@ class Evaluation:
     samples. kl: from the base policy, kl_segment: from the start of the segment, nats per completion.
     accuracy_on_policy: share of the policy's own pairs that the reward model orders as gold does; accuracy_heldout:
     the same on base pairs nothing is fitted to. spread: standard deviation over the members of an ensemble of the
-    standardised score, mean over the policy. reward_variance: of the standardised score under the policy.
+    standardised score, mean over the policy. reward_variance: of the standardised score under the policy. tail_index:
+    Hill's, of the standardised score less gold over the policy's samples; None where it is not measured.
     """
 
     gold: Array
@@ -102,6 +103,7 @@ class Evaluation:
     accuracy_heldout: Array
     spread: Array
     reward_variance: Array
+    tail_index: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,32 @@ class Learner(Protocol):
 
     def disagreement(self, policy: Policy, reward: RewardModel) -> Array:
         """Mean over the policy's samples of the members' standard deviation, (lanes,): the gate without people."""
+        ...
+
+
+class Oracle(Protocol):
+    """What a learner may have besides: a world that knows the truth about people. The machine asks whether it does."""
+
+    def preference(self, candidate: Policy, kept: Policy) -> Array:
+        """Exact probability that annotators prefer a completion of the candidate, (lanes,). It is measured, not asked."""
+        ...
+
+    def again(self, labels: LabelBatch, key: Key) -> LabelBatch:
+        """The same comparisons, labelled once more and independently."""
+        ...
+
+    def faults(self, policy: Policy, reward: RewardModel, count: int, key: Key) -> Mask:
+        """Whether people find each of `count` of the policy's samples clearly bad, (lanes, count): those that the reward
+        model scores highest among ten times as many. Every one costs a label.
+        """
+        ...
+
+    def predicted_wins(self, candidate: Policy, kept: Policy, reward: RewardModel, count: int, key: Key) -> Array:
+        """The reward model's probability that the candidate wins, on `count` comparisons nobody labels, (lanes, count)."""
+        ...
+
+    def swapped(self, swap: Any) -> Learner:
+        """The learner with parts of it replaced by what knows the truth (arms.ArmSwap)."""
         ...
 
 

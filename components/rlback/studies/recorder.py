@@ -52,6 +52,7 @@ class Recorder:
         costs: dict[str, Array],
         place: dict[str, Array | int],
         win_rate: tuple[Array, Array] | None = None,
+        win_true: Array | None = None,
     ) -> None:
         """One row for every lane that is on. exposures: (lanes, 4, 2); costs and place: columns (lanes,)."""
         if not lanes.any():
@@ -60,6 +61,9 @@ class Recorder:
         spent = (time.process_time() - self._began) / n
         win, win_n = win_rate if win_rate is not None else (np.full(n, np.nan), np.zeros(n, dtype=np.int64))
         row: dict[str, Any] = {name: getattr(measured, name) for name in _MEASURED}
+        unknown = np.full(n, np.nan)
+        row |= {"win_true": unknown if win_true is None else win_true}
+        row |= {"tail_index": unknown if measured.tail_index is None else measured.tail_index}
         row |= {**costs, **place, "seed": self.seeds, "seconds": spent, "point": point, "decision": decisions}
         row |= {"win_rate": win, "win_rate_n": win_n, "status": np.where(diverged, "diverged", "ok")}
         for which, exposure in (("kept", exposure_kept), ("all", exposure_all)):

@@ -12,6 +12,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from rlback.studies.gates import MODULES
 from rlback.studies.protocol import LEARNERS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,15 +27,29 @@ _NOT_COMPUTING = ("rlback.errors", "rlback.studies.arms")
 @cache
 def code_revision(world: str, package: Path = PACKAGE) -> str:
     """Digest of the sources that determine what a unit of this world comes to, 12 hex digits."""
+    return _digest(sources(world, package), package)
+
+
+@cache
+def gate_revision(gate: str, package: Path = PACKAGE) -> str | None:
+    """The same of a gate that has a module of its own; None for the gates that every unit's sources hold. It belongs to
+    the digest of the arms that name such a gate, so that the others' parts stay valid when it changes."""
+    return _digest(_closure([MODULES[gate]], package), package) if gate in MODULES else None
+
+
+def _digest(paths: list[Path], package: Path) -> str:
     digest = hashlib.sha256()
-    for path in sources(world, package):
+    for path in paths:
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
 def sources(world: str, package: Path = PACKAGE) -> list[Path]:
     """Files under the package that the machine and the world's learner import, directly or through others, sorted."""
-    todo = [*_ROOTS, LEARNERS[world].partition(":")[0]]
+    return _closure([*_ROOTS, LEARNERS[world].partition(":")[0]], package)
+
+
+def _closure(todo: list[str], package: Path) -> list[Path]:
     found: dict[str, Path] = {}
     while todo:
         name = todo.pop()

@@ -56,6 +56,8 @@ COLUMNS: dict[str, str] = {
        for which, text in (("kept", "updates on the lineage of this row's policy"), ("all", "all updates so far"))},
     "win_rate": "candidate against start by the labels of this attempt",
     "win_rate_n": "how many labels that is",
+    "win_true": "probability that annotators prefer the candidate to the start, where the world knows it",
+    "tail_index": "Hill's index of proxy_standardised less gold over the policy's samples; small is a heavy tail",
     "status": "ok or diverged",
     "config_digest": "of everything that determines the row's unit, seeds left out",
     "code_revision": "digest of the sources that determine the numbers (studies/revision.py)",
@@ -67,6 +69,8 @@ def _kind(name: str) -> pa.DataType:
 
 
 SCHEMA = pa.schema([pa.field(name, _kind(name), nullable=_kind(name) == pa.float64()) for name in COLUMNS])
+#: Results from before these columns were recorded are read with none of them.
+_LATER = ("win_true", "tail_index")
 #: Rows are unique in these, and sorted by them.
 IDENTITY = ("setting", "arm", "seed", "round", "attempt", "point", "step")
 _COMMITS = b"rlback.commits"
@@ -172,6 +176,8 @@ def read_table(path: Path) -> pa.Table:
 
 def check(table: pa.Table, place: str) -> pa.Table:
     """The table with its columns in order; see `read_table` for what it raises."""
+    for name in [name for name in _LATER if name not in table.column_names]:
+        table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), pa.float64()))
     missing = [name for name in COLUMNS if name not in table.column_names]
     extra = [name for name in table.column_names if name not in COLUMNS]
     if missing or extra:
