@@ -67,6 +67,10 @@ class RewardShape:
     cannot learn from some hundred labels which words contradict the prompt, but the policy it was built from knows,
     and shows it by being surprised.
 
+    bag (with `last` and `mean`): beside the trunk, a weight for every token of the vocabulary, read off the bag of the
+    completion's tokens (a wide part beside a deep one: Cheng et al. 2016, arXiv 1606.07792). A small trunk sees a few
+    hundred texts too often to learn from them which words go with a good one; a line through the counts learns that.
+
     With `members` above 1 it is an ensemble, and `combine` says how the members' scores, each at mean 0 and variance 1
     on the reference samples, become one (maths/ensembles.py); `uncertainty_weighted` takes `uncertainty_weight` times
     their variance off their mean. With `share_trunk` the members are heads on one trunk, for little more time than one
@@ -79,10 +83,13 @@ class RewardShape:
     combine: Literal["mean", "worst_case", "uncertainty_weighted"] = "mean"
     uncertainty_weight: AtLeastZero = 0.0
     share_trunk: bool = True
+    bag: bool = False
 
     def __post_init__(self) -> None:
         if self.surprise and self.pooling != "sum":
             raise ValueError("surprise needs a value per token: use it with pooling: sum")
+        if self.bag and self.pooling == "sum":
+            raise ValueError("pooling: sum has a value per token already: use bag with last or mean")
         if self.members == 1 and (self.combine != "mean" or not self.share_trunk):
             raise ValueError("combine and share_trunk are about several members: set members above 1")
         if (self.combine == "uncertainty_weighted") != (self.uncertainty_weight > 0):
@@ -103,7 +110,7 @@ class RewardConfig:
     batch: Count = 32
     lr: Positive = Field(...)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
-    token_table_lr_factor: Positive = 10.0
+    token_table_lr_factor: Positive = 10.0  # of the bag as well
     head_lr_factor: Positive = 1.0
     trunk_lr_factor: Positive = 1.0
     weight_decay: AtLeastZero = 0.0

@@ -19,6 +19,7 @@ from tests.models.builders import PROMPTS, SHAPE, WORDS, policy, tokenizer
 ENSEMBLES = [
     RewardShape("last", members=3),
     RewardShape("mean", members=2, share_trunk=False, combine="worst_case"),
+    RewardShape("mean", members=2, bag=True),
     RewardShape("sum", True, members=3, combine="uncertainty_weighted", uncertainty_weight=0.5),
     RewardShape("sum", True, members=2, share_trunk=False),
 ]
@@ -31,7 +32,7 @@ def trained(shape: RewardShape, seed: int = 2) -> RewardModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if name.startswith(("head", "gain", "token_table")):
+            if name.startswith(("head", "gain", "token_table", "bag")):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
             elif name.startswith("trunk"):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
@@ -40,7 +41,7 @@ def trained(shape: RewardShape, seed: int = 2) -> RewardModel:
 
 def alone(made: RewardModel, member: int) -> RewardModel:
     """A single reward model with one member's weights."""
-    single = new_reward_model(policy(), RewardShape(made.shape.pooling, made.shape.surprise), seed=9)
+    single = new_reward_model(policy(), RewardShape(made.shape.pooling, made.shape.surprise, bag=made.shape.bag), seed=9)
     trunk = made.trunk if made.shape.share_trunk else made.trunk[member]
     single.trunk.load_state_dict(trunk.state_dict())
     with torch.no_grad():
@@ -49,6 +50,8 @@ def alone(made: RewardModel, member: int) -> RewardModel:
             columns = 2 if made.shape.surprise else 1
             first = member * columns
             single.token_table.weight.copy_(made.token_table.weight[:, first : first + columns])
+        if made.shape.bag:
+            single.bag.weight.copy_(made.bag.weight[:, member : member + 1])
         if made.shape.surprise:
             single.gain.weight.copy_(made.gain.weight[member : member + 1])
     return single

@@ -13,7 +13,7 @@ from tests.models.builders import PROMPTS, policy
 SHAPES = [
     RewardShape(pooling, surprise)
     for pooling, surprise in (("last", False), ("mean", False), ("sum", False), ("sum", True))
-]
+] + [RewardShape("mean", bag=True)]
 COMPLETIONS = [[3, 23], [7, 7, 8, 23], [1], [2, 2, 2, 2, 2, 23], [0, 23]]
 
 
@@ -23,7 +23,7 @@ def trained(shape: RewardShape) -> RewardModel:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if name.startswith(("head", "gain", "token_table")):
+            if name.startswith(("head", "gain", "token_table", "bag")):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return made
 
@@ -175,3 +175,21 @@ def test_bad_input_is_refused():
         RewardShape("first")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="completion 1 has no tokens"):
         new_reward_model(policy(), RewardShape("mean"), 0)(PROMPTS[:2], [[1], []])
+
+
+def test_a_bag_counts_what_is_said_not_how_often_nor_where():
+    """By hand: tokens 3, 3, 7 have log counts (log 3, log 2), at length 1, times their weights."""
+    made = new_reward_model(policy(), RewardShape("mean", bag=True), seed=1)
+    with torch.no_grad():
+        made.head.weight.zero_()
+        made.bag.weight[3], made.bag.weight[7] = 2.0, -1.0
+    norm = math.hypot(math.log(3), math.log(2))
+    ordered, turned, twice, short = made.score(PROMPTS[:1] * 4, [[3, 3, 7], [7, 3, 3], [3] * 9, [3]]).tolist()
+    assert ordered == pytest.approx((2 * math.log(3) - math.log(2)) / norm, rel=1e-5)
+    assert turned == pytest.approx(ordered, rel=1e-5)
+    assert twice == short == pytest.approx(2.0)
+
+
+def test_a_bag_beside_a_table_of_values_is_refused():
+    with pytest.raises(ValueError, match="has a value per token already"):
+        RewardShape("sum", bag=True)

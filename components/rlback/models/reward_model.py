@@ -37,7 +37,7 @@ class RewardModel(nn.Module):
     Parameters, for m members: `trunk.*`, or `trunk.0.*` to `trunk.<m - 1>.*` where each has its own; `head.weight`
     (m, d); for `sum` also `token_table.weight` (V, m * c), c columns for each member in turn: the per-token offset and,
     with surprise, the per-token slope on surprise; with surprise also `gain.weight` (m, d), the slope read off the
-    state. The frozen policy (`frozen.*`) takes no gradient; all members share it. Buffers: `shift` and `scale`, scalars
+    state. With a bag `bag.weight` (V, m). The frozen policy (`frozen.*`) takes no gradient; all members share it. Buffers: `shift` and `scale`, scalars
     for one member and (m,) for several, and for several `combined_shift` and `combined_scale`: see `rescale`.
     """
 
@@ -68,6 +68,9 @@ class RewardModel(nn.Module):
         if shape.pooling == "sum":
             self.token_table = nn.Embedding(vocabulary, members * (2 if shape.surprise else 1))
             nn.init.zeros_(self.token_table.weight)
+        if shape.bag:
+            self.bag = nn.Embedding(vocabulary, members)
+            nn.init.zeros_(self.bag.weight)
         if shape.surprise:
             self.frozen = copy.deepcopy(model).requires_grad_(False)
             self.gain = nn.Linear(width, members, bias=False)
@@ -164,16 +167,27 @@ class RewardModel(nn.Module):
     def _pool(self, states: Tensor, targets: Tensor, mask: Tensor, seen: Tensor | None, which: slice) -> Tensor:
         """What `_states` gave, fp32, with own trunks a member axis before it, to scores (m, b) of the members `which`."""
         head = self.head.weight[which]
-        if self.shape.pooling == "last":
-            return self._read(states, head)
-        if self.shape.pooling == "mean":
-            return self._read(states.sum(-2) / mask.sum(1)[:, None], head)  # 0 where padded
+        if self.shape.pooling != "sum":
+            pooled = states if self.shape.pooling == "last" else states.sum(-2) / mask.sum(1)[:, None]  # 0 where padded
+            scores = self._read(pooled, head)
+            return scores + self._from_bag(targets, mask, which) if self.shape.bag else scores
         # (b, t, m * c) to (c, m, b, t)
         table = self.token_table(targets).float().unflatten(-1, (self.shape.members, -1)).permute(3, 2, 0, 1)[:, which]
         value = self._read(states, head) + table[0]
         if seen is not None:
             value = value + (table[1] + self._read(states, self.gain.weight[which])) * seen
         return (value * mask).sum(-1) / SUM_DIVISOR
+
+    def _from_bag(self, targets: Tensor, mask: Tensor, which: slice) -> Tensor:
+        """Token ids (b, t) to scores (m, b): log(1 + count) of each token, the row at length 1, times its weights.
+
+        At length 1 a long completion is not worth more for saying the same again, and one of n different tokens can
+        reach as much as sqrt(n) times what one alone can.
+        """
+        weight = self.bag.weight.float()
+        counts = weight.new_zeros(len(targets), len(weight)).scatter_add(1, targets, mask.to(weight.dtype))
+        bags = nn.functional.normalize(counts.log1p(), dim=1)
+        return (bags @ weight[:, which]).T
 
     @property
     def raw_scale(self) -> float:
@@ -292,13 +306,13 @@ def new_reward_model(policy: Policy, shape: RewardShape, seed: int) -> RewardMod
 
 @torch.no_grad()
 def warm_start(model: RewardModel, previous: RewardModel) -> None:
-    """Give `model` what `previous` learned: trunks, heads, token tables and gains, in place.
+    """Give `model` what `previous` learned: trunks, heads, token tables, bags and gains, in place.
 
     Shift and scale stay at what they are, for `rescale` to set after the fit. Raises CheckpointError, and changes
     nothing, when the two differ in form, vocabulary, any weight's shape, or the frozen policy that surprise is measured
     against; how members are combined is no matter of weights and may differ.
     """
-    for field in ("pooling", "surprise", "members", "share_trunk"):
+    for field in ("pooling", "surprise", "bag", "members", "share_trunk"):
         ours, theirs = getattr(model.shape, field), getattr(previous.shape, field)
         if ours != theirs:
             raise _no_warm_start(f"has {field} {theirs!r}, this one {ours!r}")

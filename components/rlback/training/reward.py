@@ -274,12 +274,13 @@ class _Sides:
 
 
 def _groups(reward_model: RewardModel, config: RewardConfig) -> list[dict[str, object]]:
-    """Trainable parameters by part (trunk, per-token table, heads), each at its own rate.
+    """Trainable parameters by part (trunk, per-token tables, heads), each at its own rate.
 
     A trunk that was pretrained needs small steps, a head that starts at nothing large ones. Vectors (norms)
     are not decayed.
     """
-    factors = {"trunk": config.trunk_lr_factor, "token_table": config.token_table_lr_factor}
+    table = config.token_table_lr_factor
+    factors = {"trunk": config.trunk_lr_factor, "token_table": table, "bag": table}
     groups: dict[tuple[float, float], dict[str, object]] = {}
     for name, parameter in reward_model.named_parameters():
         if parameter.requires_grad:
