@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rlback.config import CampaignConfig
 from rlback.data import snapshot
-from rlback.data.preferences import read_pairs
+from rlback.data.preferences import opened, read_pairs
 from rlback.data.split import length_baseline, split_by_group
 from rlback.data.text import read_text
 from rlback.data.votes import annotator_agreement, apply_votes, read_votes
 from rlback.disks import write_whole
-from rlback.errors import ConfigError, DataError
+from rlback.errors import DataError
 from rlback.project import Project
 from rlback.records import PreferencePair, seed_of
 from rlback.worlds import WORLDS, load_world
@@ -232,8 +232,8 @@ class PairsSource:
         parted = part_pairs(self.config, files)
         self._frozen.mkdir(parents=True, exist_ok=True)
         for name, part in (("train", parted.train), ("held", parted.held)):
-            opened = [replace(pair, prompt=_opened(pair.prompt)) for pair in part]
-            lines = [json.dumps(asdict(pair), sort_keys=True) for pair in opened]
+            ready = [replace(pair, prompt=opened(pair.prompt)) for pair in part]
+            lines = [json.dumps(asdict(pair), sort_keys=True) for pair in ready]
             write_whole(self._frozen / f"pairs-{name}.jsonl", "".join(line + "\n" for line in lines))
         version = snapshot.freeze(self.project.root, self._frozen)
         return {
@@ -256,24 +256,14 @@ class PairsSource:
         return train_byte_bpe(texts(), self.config.base.vocabulary)
 
     def base_text(self, tokenizer: PreTrainedTokenizerFast) -> TrainingText:
-        from rlback.models.tokenizers import encode_completion, encode_prompt
-        from rlback.training.supervised import Stream
+        from rlback.training.given_pairs import base_streams
 
         assert self.config.base.training is not None
-        window, share = self.config.base.training.window, self.config.base.text_share
-        documents = [
-            token
-            for prompt, completion in self._texts()
-            for token in (*encode_prompt(tokenizer, prompt), *encode_completion(tokenizer, completion))
-        ]
-        streams = [Stream(_at_least(documents, window), window, 1 - share)] if share < 1 else []
+        share, plain = self.config.base.text_share, None
         if share > 0 and "text" in self.inputs:
             self._require_unchanged("text")
-            text = "\n".join(self._paragraphs(self.config.base.text_bytes))
-            streams.append(Stream(encode_completion(tokenizer, text)[:-1], window, share))
-        elif share == 1:
-            raise ConfigError("base.text_share is 1, but no text was given", remedy="add --text PATH")
-        return streams
+            plain = "\n".join(self._paragraphs(self.config.base.text_bytes))
+        return base_streams(tokenizer, self._texts(), plain, self.config.base.training.window, share)
 
     def prompts(self, purpose: str, n: int, seed: int) -> list[str]:
         known, fresh = ([p for p in part if self._fits(p)] for part in self._all_prompts())
@@ -326,11 +316,9 @@ class PairsSource:
 
     def _texts(self) -> list[tuple[str, str]]:
         """Each (prompt, completion) of the training pairs once, in a fixed order."""
-        seen: dict[tuple[str, str], None] = {}
-        for pair in self._read("train"):
-            for text in (pair.chosen, pair.rejected):
-                seen.setdefault((pair.prompt, text))
-        return list(seen)
+        from rlback.training.given_pairs import texts_of
+
+        return texts_of(self._read("train"))
 
     def _documents(self) -> list[str]:
         return [f"{prompt}{completion}" for prompt, completion in self._texts()]
@@ -370,13 +358,3 @@ def file_sha256(path: Path) -> str:
 
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _opened(prompt: str) -> str:
-    """A prompt that ends where a completion can begin: a bare title gets a blank line after it."""
-    return prompt if not prompt or prompt.endswith(("\n", ":", " ")) else f"{prompt}\n\n"
-
-
-def _at_least(tokens: Sequence[int], n: int) -> list[int]:
-    # A handful of short texts still makes one window.
-    return list(tokens) * max(1, -(-n // max(1, len(tokens))))

@@ -15,6 +15,7 @@ from rlback.records import PreferencePair, digest_of, seed_of
 from rlback.registry.operations import add_checkpoint, add_version, list_versions
 
 if TYPE_CHECKING:
+    from rlback.config import SourceConfig
     from rlback.models.policy import Policy
     from rlback.models.reward_model import RewardModel
     from rlback.training.reward import TokenPair
@@ -168,7 +169,7 @@ def pairs_so_far(context: Context, base: Policy, *, ties: bool) -> tuple[list[To
     """
     settings, source = context.config.reward_model, context.config.source
     given, _ = context.source.given_pairs()
-    pairs = [_token_pair(base, pair, source.max_prompt_tokens, source.max_completion_tokens) for pair in given]
+    pairs = [_token_pair(base, pair, source) for pair in given]
     pairs = [
         replace(tokens, weight=tokens.weight * settings.shorter_weight) if len(pair.chosen) < len(pair.rejected) else tokens
         for tokens, pair in zip(pairs, given, strict=True)
@@ -218,7 +219,7 @@ def labelled_pairs(context: Context, base: Policy) -> tuple[list[TokenPair], dic
                 continue
             chosen, rejected = (item.b, item.a) if label.verdict == "b" else (item.a, item.b)
             pair = PreferencePair(item.prompt, chosen.text, rejected.text)
-            tokens = _token_pair(base, pair, source.max_prompt_tokens, source.max_completion_tokens)
+            tokens = _token_pair(base, pair, source)
             pairs.append(replace(tokens, target=0.5 if label.verdict == "tie" else 1.0))
     return pairs, counts
 
@@ -229,42 +230,14 @@ def _imported(context: Context, frozen: list[int]) -> list[str]:
     return [batch for batch in context.output("snapshot", max(frozen)).get("batches", ()) if batch not in made] if frozen else []
 
 
-def _token_pair(base: Policy, pair: PreferencePair, prompt_limit: int, completion_limit: int) -> TokenPair:
-    from rlback.models.conversations import prompt_ids
-    from rlback.models.tokenizers import encode_completion
-    from rlback.training.reward import TokenPair
+def _token_pair(base: Policy, pair: PreferencePair, source: SourceConfig) -> TokenPair:
+    from rlback.training.given_pairs import token_pair
 
-    prompt = prompt_ids(base.tokenizer, pair.prompt)
-    if len(prompt) > prompt_limit:
-        # The end of a conversation is what is answered; a start token, where there is one, stays in front.
-        start = prompt[:1] if prompt[0] == base.tokenizer.bos_token_id else []
-        prompt = [*start, *prompt[len(prompt) - prompt_limit + len(start) :]]
-
-    def completion(text: str) -> list[int]:
-        ids = encode_completion(base.tokenizer, text)
-        # The end token stays: the text had an end, we only do not read its middle part.
-        return ids if len(ids) <= completion_limit else [*ids[: completion_limit - 1], ids[-1]]
-
-    return TokenPair(prompt, completion(pair.chosen), completion(pair.rejected), pair.weight)
+    return token_pair(base.tokenizer, pair, source.max_prompt_tokens, source.max_completion_tokens)
 
 
 def _held_out(base: Policy, model: RewardModel, held: list[PreferencePair], context: Context) -> dict[str, Any] | None:
     """Accuracy on held-out groups, also where the longer and where the shorter completion was chosen."""
-    from rlback.maths.bradley_terry import accuracy
-    from rlback.training.reward import pair_scores
+    from rlback.training.given_pairs import accuracy_on
 
-    if not held:
-        return None
-    source = context.config.source
-    tokens = [_token_pair(base, p, source.max_prompt_tokens, source.max_completion_tokens) for p in held]
-    chosen, rejected = pair_scores(model, tokens)
-
-    def over(rows: list[int]) -> float | None:
-        return float(accuracy(chosen[rows], rejected[rows])) if rows else None
-
-    return {
-        "accuracy": over(list(range(len(held)))),
-        "accuracy_longer_chosen": over([i for i, p in enumerate(held) if len(p.chosen) > len(p.rejected)]),
-        "accuracy_shorter_chosen": over([i for i, p in enumerate(held) if len(p.chosen) < len(p.rejected)]),
-        "pairs": len(held),
-    }
+    return accuracy_on(model, held, [_token_pair(base, p, context.config.source) for p in held]) if held else None

@@ -24,7 +24,7 @@ from rlback.data.source import DEFAULT_LIMITS, Limits, open_source
 from rlback.errors import DataError
 from rlback.records import PreferencePair
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "PairFile", "read_pairs", "render_messages"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "PairFile", "opened", "read_pairs", "render_messages"]
 
 _SHOWN = 20
 _NAME_CHARS = 1_000
@@ -207,3 +207,8 @@ def _no_pairs(path: Path, outcomes: Counter[str], problems: list[str]) -> DataEr
         f"{path} holds no preference pair ({found}{first})",
         remedy="give a file with at least one decided pair",
     )
+
+
+def opened(prompt: str) -> str:
+    """A prompt that ends where a completion can begin: a bare title gets a blank line after it."""
+    return prompt if not prompt or prompt.endswith(("\n", ":", " ")) else f"{prompt}\n\n"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from rlback.campaign.stages_train import _token_pair
 from rlback.models.tokenizers import word_level
 from rlback.records import PreferencePair
+from rlback.training.given_pairs import token_pair
 
 PAIR = PreferencePair(prompt="a b c d", chosen="e f g h", rejected="e")
 
@@ -19,7 +17,7 @@ def test_the_end_of_a_prompt_and_the_beginning_of_a_completion_are_read(start: b
     tokenizer = word_level(list("abcdefgh"))
     if not start:
         tokenizer.bos_token = None
-    found = _token_pair(SimpleNamespace(tokenizer=tokenizer), PAIR, prompt_limit=3, completion_limit=3)
+    found = token_pair(tokenizer, PAIR, prompt_limit=3, completion_limit=3)
     assert tokenizer.convert_ids_to_tokens(found.prompt) == (["<bos>", "c", "d"] if start else ["b", "c", "d"])
     assert tokenizer.convert_ids_to_tokens(found.chosen) == ["e", "f", "<eos>"]
     assert tokenizer.convert_ids_to_tokens(found.rejected) == ["e", "<eos>"]
