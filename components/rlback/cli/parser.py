@@ -152,6 +152,9 @@ def build() -> argparse.ArgumentParser:
     study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
     study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: its page")
     study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
+    for name in ("setting", "arm", "table"):
+        told = f"with show: this {name} only; may be repeated"
+        study.add_argument(f"--{name}", action="append", default=[], metavar="NAME", help=told)
     study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
     _engine(study)
     _json(study)

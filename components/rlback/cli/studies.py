@@ -68,16 +68,27 @@ def study(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """The tables of a study's results."""
+    """The tables of a study's results: what was asked for, or the primary contrast and what else there is to ask for."""
     out = _shown(options)
     from rlback.studies.publishing import read_published
-    from rlback.studies.tables import as_plain, as_text
+    from rlback.studies.showing import as_plain, as_text, chosen
 
-    table, keys = read_published(out)
-    from rlback.studies.tables import all_tables
+    results = read_published(out, draws=options.draws, settings=options.setting)
+    asked = options.table or options.arm or options.setting
+    wanted = options.table if asked or options.json else ["primary"]
+    tables = chosen(results, wanted, options.arm)
+    if options.json:
+        print(json.dumps(as_plain(tables)))
+        return 0
+    print(as_text(tables))
+    if not asked:
+        from rlback.studies.tables import TABLES
 
-    tables = all_tables(table, keys, draws=options.draws)
-    print(json.dumps(as_plain(tables)) if options.json else as_text(tables))
+        name = f"--out {options.out}" if options.out else out.name
+        say(f"settings: {', '.join(results.settings)}")
+        say(f"arms: {', '.join(results.frame['arm'].unique())}")
+        say(f"tables: {', '.join(TABLES)}")
+        next_command(f"rlback study show {name} --table finals --setting {results.settings[0]}")
     return 0
 
 

@@ -66,3 +66,22 @@ def paired_bootstrap(
             found[i] = statistic(difference[chosen[:, None], within].mean(1))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Interval(statistic(difference.mean(1)), float(low), float(high), seeds)
+
+
+def ratio_bootstrap(
+    part: ArrayLike, whole: ArrayLike, *, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Sum of `part` over sum of `whole`, (seeds,) each, with a percentile interval over seeds drawn with replacement.
+
+    For shares of events that come several to a seed and are not independent within one. Draws without any of `whole`
+    are left out; nan where there is none at all. ValueError where the lengths differ or there are no seeds.
+    """
+    a, b = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
+    if a.shape != b.shape or not len(a):
+        raise ValueError(f"a share needs both sums for every seed: {len(a)} and {len(b)} do not match")
+    if b.sum() == 0:
+        return Interval(float("nan"), float("nan"), float("nan"), len(a))
+    chosen = np.random.default_rng(seed).integers(len(a), size=(draws, len(a)))
+    above, below = a[chosen].sum(1), b[chosen].sum(1)
+    low, high = np.quantile(above[below > 0] / below[below > 0], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(a.sum() / b.sum()), float(low), float(high), len(a))

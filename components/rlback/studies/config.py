@@ -45,13 +45,15 @@ class PlanKeys:
 
 @checked(frozen=True, config=_STRICT)
 class SettingKeys:
-    """One setting: keys of the world, annotator, optimiser and plan over the study's own."""
+    """One setting: keys of the world, annotator, optimiser and plan over the study's own. arms: the study's arms that
+    are run in it, None for all."""
 
     about: str = ""
     world: dict[str, Any] = field(default_factory=dict)
     annotator: dict[str, Any] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    arms: tuple[Name, ...] | None = None
 
 
 @checked(frozen=True, config=_STRICT)
@@ -115,6 +117,11 @@ class Study:
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.keys.seeds.first, self.keys.seeds.first + self.keys.seeds.count))
 
+    def arms_in(self, setting: str) -> list[Arm]:
+        """Arms that are run in a setting, in the study's order."""
+        only = self.keys.settings[setting].arms
+        return [arm for arm in self.arms.values() if only is None or arm.name in only]
+
     def with_seeds(self, count: int) -> Study:
         """The same with another number of seeds."""
         return replace(self, keys=replace(self.keys, seeds=Seeds(self.keys.seeds.first, count)))
@@ -166,12 +173,13 @@ def check_study(tree: dict[str, Any], place: str) -> Study:
     if not settings or not arms:
         raise ConfigError(f"{place}: a study needs at least one setting and one arm")
     study = Study(keys, settings, arms, place)
-    for arm in arms.values():
-        if arm.gate.rate_from is not None:
-            named(arm.gate.rate_from, arms, f"{place}: arm `{arm.name}`: rate_from")
     for name in settings:
-        learner = study.learner(name, study.seeds[:1])
-        for arm in arms.values():
+        for only in keys.settings[name].arms or ():
+            named(only, arms, f"{place}: setting `{name}`: arms")
+        here, learner = study.arms_in(name), study.learner(name, study.seeds[:1])
+        for arm in here:
+            if arm.gate.rate_from is not None:
+                named(arm.gate.rate_from, {a.name: a for a in here}, f"{place}: setting `{name}`, arm `{arm.name}`: rate_from")
             lacks = unsupported(learner, arm)
             if lacks:
                 raise ConfigError(f"{place}: setting `{name}`, arm `{arm.name}`: {lacks}", remedy="leave the arm out")

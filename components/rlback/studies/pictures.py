@@ -7,6 +7,7 @@ give without a browser.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -42,12 +43,51 @@ def draw(frame: pd.DataFrame, directory: Path) -> dict[str, list[Path]]:
         handles, names = axes[1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle(f"{setting}: mean over {rows['seed'].nunique()} seeds")
-        files = [directory / f"{setting}.{kind}" for kind in ("svg", "png")]
-        for file in files:
-            figure.savefig(file, dpi=110, metadata={"Date": None} if file.suffix == ".svg" else None)
-        plt.close(figure)
-        made[str(setting)] = files
+        made[str(setting)] = _saved(figure, directory / str(setting))
     return made
+
+
+def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, list[Path]]:
+    """What asking m times does (tables_gates.approvals), a line for each noise of the approver; nothing without rows."""
+    if not rows:
+        return {}
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    panels = (
+        ("falsely", "Checkpoints at which something worse was approved"),
+        ("gold change", "True change of gold by what was approved"),
+        ("overstated by", "By how much the wins seen overstate"),
+    )  # fmt: skip
+    lines: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["refreshed"], row["noise"]), []).append(row)
+    names = list(dict.fromkeys(row["attempts"] for row in rows))
+    for (refreshed, noise), colour, mark in zip(lines, COLOURS, MARKS, strict=False):
+        mine = lines[refreshed, noise]
+        place = [names.index(row["attempts"]) for row in mine]
+        what = "refreshed after every no" if refreshed == "true" else "reward model stays"
+        for axis, (column, title) in zip(axes, panels, strict=True):
+            values = np.array([row[column] for row in mine])
+            bars = [values - [row[f"{column} low"] for row in mine], [row[f"{column} high"] for row in mine] - values]
+            shift = 0.06 * (list(lines).index((refreshed, noise)) - (len(lines) - 1) / 2)
+            axis.errorbar(
+                np.array(place) + shift, values, np.maximum(bars, 0), color=colour, marker=mark, markersize=5, linewidth=1.4,
+                capsize=2, label=f"{noise:.0%} of looks wrong, {what}", linestyle="-" if refreshed == "true" else "--",
+            )  # fmt: skip
+            axis.set(title=title, xlabel="attempts allowed")
+            axis.set_xticks(range(len(names)), names)
+            axis.axhline(0, color="#999999", linewidth=0.8)
+            axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return {"approvals": _saved(figure, directory / "approvals")}
+
+
+def _saved(figure: Any, place: Path) -> list[Path]:
+    files = [place.with_name(f"{place.name}.{kind}") for kind in ("svg", "png")]
+    for file in files:
+        figure.savefig(file, dpi=110, metadata={"Date": None} if file.suffix == ".svg" else None)
+    plt.close(figure)
+    return files
 
 
 def _curve(axis, rows: pd.DataFrame, arm: str, colour: str) -> None:  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -13,8 +14,10 @@ import pyarrow as pa
 from rlback.disks import write_whole
 from rlback.errors import DataError
 from rlback.studies.config import AnalysisKeys, Study
+from rlback.studies.reading import Results, Table
+from rlback.studies.showing import shown
 from rlback.studies.table import commits_of, read_table, write_table
-from rlback.studies.tables import Table, all_tables, shown
+from rlback.studies.tables import all_tables, read
 
 _CSS = """
 :root{color-scheme:light;--ink:#1c2430;--soft:#586273;--line:#d8dde3}
@@ -32,25 +35,35 @@ def publish(table: pa.Table, study: Study, out: Path) -> Path:
     about = {"name": study.name, "about": study.keys.about, "analysis": asdict(study.keys.analysis)}
     about["settings"] = {name: s.about for name, s in study.settings.items()}
     about["arms"] = {name: arm.about for name, arm in study.arms.items()}
+    about["arm_settings"] = {name: arm.settings() for name, arm in study.arms.items()}
+    about["commits"] = commits_of(table)
     write_whole(out / "study.json", json.dumps(about, indent=1))
-    tables = all_tables(table, study.keys.analysis)
-    from rlback.studies.pictures import draw
+    results = read(table, study.keys.analysis, about["arm_settings"])
+    tables = all_tables(results)
+    from rlback.studies.pictures import draw, draw_approvals
 
-    figures = draw(table.to_pandas(), out / "figures")
+    figures = draw(results.frame, out / "figures")
+    figures |= draw_approvals(next((t.rows for t in tables if t.name == "approvals"), []), out / "figures")
     page = out / "index.html"
     write_whole(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}))
     return page
 
 
-def read_published(out: Path) -> tuple[pa.Table, AnalysisKeys]:
-    """The table and how its study wanted it analysed. DataError where they are missing or damaged."""
+def read_published(out: Path, *, draws: int | None = None, settings: Sequence[str] = ()) -> Results:
+    """The results as their study wanted them analysed, of some settings only where any are named.
+
+    Raises:
+        DataError: files are missing or damaged, or the rows do not belong together.
+        ConfigError: there is no setting of a name.
+    """
     table = read_table(out / "results.parquet")
     try:
-        keys = json.loads((out / "study.json").read_text(encoding="utf-8"))["analysis"]
-        return table, AnalysisKeys(**keys)
+        about = json.loads((out / "study.json").read_text(encoding="utf-8"))
+        keys = AnalysisKeys(**about["analysis"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "run the study again; its parts are kept"
         raise DataError(f"{out / 'study.json'} cannot be read: {error}", remedy=remedy) from None
+    return read(table, keys, about.get("arm_settings"), draws=draws, settings=settings)
 
 
 def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path]) -> str:
@@ -69,7 +82,15 @@ def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str,
             f'<img alt="Gold against distance, labels and updates in the setting {escape(name)}; the tables hold the figures" '
             f'src="data:image/svg+xml;base64,{image}"></div>'
         )
-    return "".join([*parts, *(_table(t) for t in tables), "</html>"])
+    for table_ in tables:
+        parts.append(_table(table_))
+        if table_.name in figures:
+            image = base64.b64encode(figures[table_.name].read_bytes()).decode()
+            parts.append(
+                f'<div class=scroll tabindex=0><img alt="{escape(table_.title)}; the table above holds the figures" '
+                f'src="data:image/svg+xml;base64,{image}"></div>'
+            )
+    return "".join([*parts, "</html>"])
 
 
 def _table(table: Table) -> str:

@@ -1,23 +1,26 @@
-"""What a study's table says: final gold, labels, updates and exposure of each arm; taxes; how gold bends.
+"""What a study's table says: final gold, labels, updates and exposure of each arm; taxes; and where the other tables are.
 
-Rows of different configurations or code are never averaged: `all_tables` refuses them.
+Each table is a function of the results, made when it is asked for: some take seconds of bootstrap draws.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
-from rlback.errors import DataError
 from rlback.maths.aggregate import interquartile_mean, paired_bootstrap
-from rlback.maths.overoptimisation import FORMS, fit
-from rlback.maths.tax import Passage, bootstrap_tax, clopper_pearson, expected_running_time, first_passage
+from rlback.maths.tax import bootstrap_tax, clopper_pearson, expected_running_time
+from rlback.studies.arms import named
 from rlback.studies.config import AnalysisKeys
+from rlback.studies.reading import Results, Table, finals_of, one_origin, passage, targets_of
+from rlback.studies.tables_attribution import attribution
+from rlback.studies.tables_curves import bends, refreshes
+from rlback.studies.tables_gates import approvals, gate_errors
+from rlback.studies.tables_signals import early_signals
+from rlback.studies.tables_tax import decomposition, iso_exposure
 
 _MX = ("mx_sign_kept", "mx_false_kept", "mx_bad_kept", "mx_flow_kept")
 #: Arms whose taxes are shown, besides the references.
@@ -27,60 +30,40 @@ _TAXED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of plain values under a title; `note` says what a reader must know."""
-
-    name: str
-    title: str
-    note: str
-    rows: list[dict[str, Any]]
-
-
-def all_tables(table: pa.Table, keys: AnalysisKeys, *, draws: int | None = None) -> list[Table]:
-    """Every table, in the order shown. DataError for results of several configurations or code revisions."""
+def read(
+    table: pa.Table, keys: AnalysisKeys, arms: dict[str, dict[str, Any]] | None = None, *, draws: int | None = None,
+    settings: Sequence[str] = (),
+) -> Results:  # fmt: skip
+    """The results, of some settings only where any are named. DataError for several configurations or code revisions."""
     one_origin(table)
     frame = table.to_pandas()
-    kept = frame[frame["point"] == "kept"]
-    draws = draws or keys.draws
-    tables = [_finals(kept, keys, draws)]
-    tables += [_taxes(kept, keys, cost, draws) for cost in ("labels", "updates")]
-    return [*tables, _bends(frame)]
+    for setting in settings:
+        named(setting, dict.fromkeys(frame["setting"].unique()), "the results", "setting")
+    frame = frame[frame["setting"].isin(list(settings))] if settings else frame
+    return Results(frame, keys, draws or keys.draws, arms or {})
 
 
-def one_origin(table: pa.Table) -> None:
-    """Refuses to average what does not belong together.
-
-    Raises:
-        DataError: an arm has rows of two configurations in one setting, or the rows come from two code revisions.
-    """
-    revisions = sorted(set(table["code_revision"].to_pylist()))
-    if len(revisions) > 1:
-        raise DataError(
-            f"the results mix {len(revisions)} code revisions ({', '.join(revisions[:3])}) and are not averaged",
-            remedy="run the study again with one version of the code",
-        )
-    seen: dict[tuple[str, str], str] = {}
-    for group in table.group_by(["setting", "arm", "config_digest"]).aggregate([]).to_pylist():
-        other = seen.setdefault((group["setting"], group["arm"]), group["config_digest"])
-        if other != group["config_digest"]:
-            raise DataError(
-                f"the results mix two configurations of arm {group['arm']} in setting {group['setting']} ({other}, "
-                f"{group['config_digest']}) and are not averaged", remedy="run the study again with one configuration",
-            )  # fmt: skip
+def primary(results: Results) -> Table:
+    """The contrast that a study is there for: the primary arm against from-base and take-last, setting by setting."""
+    rows = [
+        {k: v for k, v in row.items() if not k.startswith("mx_") and k not in ("arm", "labels_gate")}
+        for row in finals(results, [results.keys.primary]).rows
+    ]
+    for row in rows:
+        for other in [a for a in ("from-base", "take-last", "gold") if a in results.there(row["setting"])]:
+            ends = finals_of(results.kept, row["setting"], other)["gold"]
+            row[f"gold of {other}"] = interquartile_mean(ends.to_numpy())
+    note = "final gold, interquartile mean over seeds; minus: the arm less another, paired by seed; labels and updates: means"
+    return Table("primary", f"Primary contrast: {results.keys.primary}", note, rows)
 
 
-def finals_of(kept: pd.DataFrame, setting: str, arm: str) -> pd.DataFrame:
-    """Last kept row of each seed, by seed. The order is that of attempts, which costs follow."""
-    rows = kept[(kept["setting"] == setting) & (kept["arm"] == arm)]
-    return rows.sort_values(["seed", "updates", "labels", "round", "attempt"]).groupby("seed").last()
-
-
-def _finals(kept: pd.DataFrame, keys: AnalysisKeys, draws: int) -> Table:
-    rows = []
-    for setting, of_setting in kept.groupby("setting", sort=False):
-        against = [a for a in ("from-base", "take-last") if a in set(of_setting["arm"])]
-        for arm in of_setting["arm"].unique():
+def finals(results: Results, arms: Sequence[str] = ()) -> Table:
+    """Final gold of every arm, or of some, with differences from the two iterated references."""
+    rows, kept, draws = [], results.kept, results.draws
+    for setting in results.settings:
+        there = results.there(setting)
+        against = [a for a in ("from-base", "take-last") if a in there]
+        for arm in [a for a in there if not arms or a in arms]:
             last = finals_of(kept, setting, arm)
             gold = last["gold"].to_numpy()
             row: dict[str, Any] = {"setting": setting, "arm": arm, "seeds": len(last), "gold": interquartile_mean(gold)}
@@ -99,32 +82,10 @@ def _finals(kept: pd.DataFrame, keys: AnalysisKeys, draws: int) -> Table:
     return Table("finals", "Final gold, and what it took", note, rows)
 
 
-def targets_of(kept: pd.DataFrame, setting: str, keys: AnalysisKeys) -> list[tuple[float, float]]:
-    """(share, gold) of each target: shares of what the gold arm reaches in the median, or the best reference without it."""
-    arms = set(kept.loc[kept["setting"] == setting, "arm"])
-    measured = ["gold"] if "gold" in arms else [a for a in keys.references if a in arms]
-    if not measured:
-        return []
-    best = max(float(finals_of(kept, setting, arm)["gold"].median()) for arm in measured)
-    return [(share, share * best) for share in keys.targets]
-
-
-def passage(kept: pd.DataFrame, setting: str, arm: str, cost: str, target: float, budget: float) -> Passage:
-    """First passage of each seed, in the order of seeds. Rows of a diverged policy hold no target."""
-    rows = kept[(kept["setting"] == setting) & (kept["arm"] == arm)].sort_values(["seed", "updates", "labels"])
-    runs = [group for _, group in rows.groupby("seed")]
-    width = max(len(group) for group in runs)
-    costs, golds = np.full((len(runs), width), math.inf), np.full((len(runs), width), -math.inf)
-    for i, group in enumerate(runs):
-        good = np.where(group["status"] == "ok", group["gold"].fillna(-math.inf), -math.inf)
-        costs[i, : len(group)], golds[i, : len(group)] = np.maximum.accumulate(group[cost].to_numpy(float)), good
-    return first_passage(costs, golds, target, budget)
-
-
-def _taxes(kept: pd.DataFrame, keys: AnalysisKeys, cost: str, draws: int) -> Table:
-    rows = []
-    for setting, of_setting in kept.groupby("setting", sort=False):
-        there = list(of_setting["arm"].unique())
+def _taxes(results: Results, cost: str) -> Table:
+    rows, kept, keys, draws = [], results.kept, results.keys, results.draws
+    for setting in results.settings:
+        there, of_setting = results.there(setting), kept[kept["setting"] == setting]
         references = [a for a in keys.references if a in there]
         arms = [a for a in dict.fromkeys((keys.primary, *_TAXED, *keys.references)) if a in there]
         budget = float(of_setting.loc[of_setting["arm"].isin(arms), cost].max())
@@ -154,71 +115,23 @@ def _taxes(kept: pd.DataFrame, keys: AnalysisKeys, cost: str, draws: int) -> Tab
     return Table(f"tax_{cost}", f"Tax in {cost}", note, rows)
 
 
-def _bends(frame: pd.DataFrame) -> Table:
-    """Which published form fits gold against distance, seed by seed, on the arms of one long round."""
-    rows = []
-    steps = frame[(frame["point"] == "step") & (frame["arm"].isin(["vanilla", "vanilla-wco", "vanilla-uwo", "dpo-offline"]))]
-    for (setting, arm), group in steps.groupby(["setting", "arm"], sort=False):
-        wins, peaks = dict.fromkeys(FORMS, 0), []
-        for _, run in group.groupby("seed"):
-            d, g = np.sqrt(run["kl"].to_numpy(float)), run["gold"].to_numpy(float)
-            kept = np.isfinite(d) & np.isfinite(g) & (d > 0.2)
-            if len(np.unique(d[kept])) < 5:
-                continue
-            curves = {form: fit(d[kept], g[kept], form) for form in FORMS}
-            wins[min(FORMS, key=lambda form: curves[form].aicc)] += 1
-            peak = curves["best_of_n"].peak
-            peaks.append(peak[0] if peak else math.nan)
-        row = {"setting": setting, "arm": arm, **{f"best {form}": wins[form] for form in FORMS}}
-        interior = [p for p in peaks if not math.isnan(p)]
-        middle = float(np.median(interior)) if interior else math.nan
-        rows.append(row | {"interior peaks": len(interior), "median peak d": middle})
-    note = "seeds for which each form has the lowest AICc over points with d above 0.2; d is the square root of the KL"
-    return Table("overoptimisation", "How gold bends with distance", note, rows)
+#: Every table by name, in the order shown.
+TABLES: dict[str, Callable[[Results], Table]] = {
+    "primary": primary,
+    "finals": finals,
+    "tax_labels": lambda results: _taxes(results, "labels"),
+    "tax_updates": lambda results: _taxes(results, "updates"),
+    "tax_parts": decomposition,
+    "tax_iso": iso_exposure,
+    "overoptimisation": bends,
+    "refreshes": refreshes,
+    "attribution": attribution,
+    "gates": gate_errors,
+    "approvals": approvals,
+    "early_signals": early_signals,
+}
 
 
-def as_plain(tables: list[Table]) -> dict[str, Any]:
-    """For JSON: numbers that are not finite become null."""
-    return {
-        t.name: {"title": t.title, "note": t.note, "rows": [{k: _plain(v) for k, v in r.items()} for r in t.rows]}
-        for t in tables
-    }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(row: dict[str, Any]) -> dict[str, str]:
-    """A row's cells as a reader sees them; an interval is one cell with its value."""
-    cells: dict[str, str] = {}
-    for key, value in row.items():
-        if key == "low" or key == "high" or key.endswith((" low", " high")):
-            continue
-        prefix = {"gold": "", "arrived": "rate "}.get(key, key.removeprefix("minus ") + " ")
-        low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
-        text = _number(value)
-        cells[key] = f"{text} [{_number(low)}, {_number(high)}]" if low is not None and key != "arrived" else text
-    return cells
-
-
-def _number(value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
-
-
-def as_text(tables: list[Table]) -> str:
-    """For a terminal."""
-    lines: list[str] = []
-    for table in tables:
-        rows = [shown(row) for row in table.rows]
-        heads = list(dict.fromkeys(key for row in rows for key in row))
-        widths = {h: max(len(h), *(len(r.get(h, "")) for r in rows)) if rows else len(h) for h in heads}
-        lines += [table.title, f"  ({table.note})", "  ".join(h.ljust(widths[h]) for h in heads)]
-        lines += ["  ".join(r.get(h, "").ljust(widths[h]) for h in heads).rstrip() for r in rows] + [""]
-    return "\n".join(lines)
+def all_tables(results: Results) -> list[Table]:
+    """Those that have a row."""
+    return [table for make in TABLES.values() if (table := make(results)).rows]

@@ -44,7 +44,7 @@ def units_of(study: Study, out: Path) -> list[Unit]:
     for setting in study.settings:
         for i in range(0, len(seeds), size):
             chunk = seeds[i : i + size]
-            for arm in study.arms.values():
+            for arm in study.arms_in(setting):
                 digest = study.digest(setting, arm.name)
                 of = digest_of([study.name, setting, arm.name, digest, code])[:20]
                 part = out / "parts" / f"{of}-{chunk[0]}-{len(chunk)}.parquet"
