@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rlback.errors import Held, ProjectError, RlbackError, StageError
+from rlback.ledger.address import read_address
 from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 
@@ -70,9 +71,9 @@ class Project:
 
     @cached_property
     def store(self) -> Store:
-        """The ledger's database, opened on first use."""
+        """The ledger's database, opened on first use: where `ledger.address` says, or a SQLite file of the project's own."""
         heads = Heads(self.root / "mlruns" / "ledger-heads.jsonl", self.state / "signing.key")
-        url = os.environ.get("RLBACK_DATABASE_URL")
+        url = read_address(self.root)
         return Store(url, heads) if url else Store.sqlite(self.state / "ledger.db", heads)
 
     def work(self, campaign: str, round_: int, stage: str, attempt: int) -> Path:
@@ -172,7 +173,8 @@ def full_disk(error: BaseException, root: Path) -> str | None:
             text = str(found)
             if any(words in text for words in _FULL) or ("disk I/O error" in text and _nearly_full(root)):
                 return ""
-        found = found.__cause__ or found.__context__
+        # `raise ... from None` says that what was behind it is no matter of ours: another machine's disk, say.
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
 
 

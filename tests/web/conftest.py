@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from starlette.testclient import TestClient
 
 from rlback.accounts.users import add_user
 from rlback.ledger.console_tables import prepare
-from rlback.project import Project, make_project
+from rlback.project import Project
 from rlback.records import Actor
 from rlback.web.app import make_app
 from rlback.web.guard import Guard
@@ -39,11 +38,9 @@ def story_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def story(story_template: Path, tmp_path: Path) -> Project:
+def story(story_template: Path, copied: Callable[[Path], Project]) -> Project:
     """A copy of that project."""
-    root = tmp_path / "copy"
-    shutil.copytree(story_template, root)
-    return make_project(root)
+    return copied(story_template)
 
 
 @pytest.fixture

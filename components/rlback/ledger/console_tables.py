@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
-from rlback.ledger.store import Store, refuse_changes
+from rlback.ledger.schema import create_tables, refuse_changes
+from rlback.ledger.store import Store
 from rlback.ledger.tables import metadata
 
 users = Table(
@@ -103,7 +104,7 @@ APPEND_ONLY = ("label_details", "guidelines")
 def prepare(store: Store) -> None:
     """Adds the tables to a database that lacks them; again is no change."""
     with store.transaction() as transaction:
-        metadata.create_all(transaction.connection, tables=list(TABLES), checkfirst=True)
+        create_tables(transaction.connection, [table.name for table in TABLES])
         for index in showings.indexes:  # a table that was there before may lack one
             index.create(transaction.connection, checkfirst=True)
         refuse_changes(transaction.connection, APPEND_ONLY)
