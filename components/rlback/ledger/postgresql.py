@@ -80,6 +80,8 @@ class Postgresql:
 
     def rollback(self, connection: Connection) -> None:
         """Ends it; nothing of it stands. Where the connection is gone the server has done so."""
+        if connection.invalidated:
+            return
         try:
             if _status(connection) != "IDLE":
                 connection.exec_driver_sql("ROLLBACK")
