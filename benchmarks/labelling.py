@@ -1,10 +1,13 @@
 """Many annotators at once against a real `rlback console`: how long the next comparison takes, and that no label is lost.
 
-    python -m benchmarks.labelling [--annotators 200] [--seconds 60] [--pause 6] [--comparisons 18000]
+    python -m benchmarks.labelling [--annotators 200] [--seconds 60] [--pause 6] [--comparisons 18000] [--database URL]
 
 Starts the console of a made-up project on loopback and lets every annotator ask for a comparison, look at it for an
 exponentially distributed pause, and submit. Each acknowledged submission is then looked for in the database: it must be
 there exactly once, and nothing may be there that nobody sent. Exit status 1 where the bar is missed.
+
+Without `--database` the project has a SQLite file. An empty PostgreSQL database is named as in docs/database.md; what is
+made in it stays there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+
+from rlback.ledger.address import VARIABLE
 
 BAR_MS = 200.0
 
@@ -211,10 +216,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--pause", type=float, default=6.0, help="mean seconds between being shown a comparison and submitting")
     parser.add_argument("--comparisons", type=int, default=18_000)
+    parser.add_argument("--database", metavar="URL", help="an empty PostgreSQL database (default: a SQLite file)")
     options = parser.parse_args()
+    if options.database:
+        os.environ[VARIABLE] = options.database  # for the console too
     with tempfile.TemporaryDirectory() as directory:
         found = run(Path(directory) / "p", options.annotators, options.seconds, options.pause, options.comparisons)
-    print(json.dumps({**vars(found), "load": os.getloadavg()[0], "cores": os.cpu_count()}, indent=2))
+    kind = "postgresql" if options.database else "sqlite"
+    print(json.dumps({**vars(found), "database": kind, "load": os.getloadavg()[0], "cores": os.cpu_count()}, indent=2))
     met = found.whole and found.next_p95 < BAR_MS and not found.refused
     print(f"next comparison: p50 {found.next_p50:.0f} ms, p95 {found.next_p95:.0f} ms (bar {BAR_MS:.0f}); "
           f"{found.labels} labels, {found.lost} lost, {found.doubled} doubled: {'met' if met else 'MISSED'}")  # fmt: skip

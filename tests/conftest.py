@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
+from rlback.ledger.copying import copy_ledger
+from rlback.ledger.heads import Heads
+from rlback.ledger.store import Store
 from rlback.project import TOOL_ENVIRONMENT, Project, make_project
+from tests import postgres
 
 # Before any tool is imported: no telemetry, and no thread pools that fight over two cores.
 os.environ.update(TOOL_ENVIRONMENT, OMP_NUM_THREADS="1", COLUMNS="200")
@@ -60,12 +64,76 @@ def changed(**sections: Any) -> dict[str, Any]:
     return tree
 
 
+#: For a module whose tests are to hold on both databases: `kind = on_both` overrides the fixture of that name.
+@pytest.fixture(params=["sqlite", "postgresql"])
+def on_both(request: pytest.FixtureRequest) -> str:
+    """Runs a test once on each kind of database."""
+    return request.param
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def kind() -> str:
+    """The kind of database a test's projects have; RLBACK_TEST_STORE=postgresql tries everything on the other one."""
+    return os.environ.get("RLBACK_TEST_STORE", "sqlite")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, started when the first test asks for one."""
+    if reason := postgres.why_not():
+        pytest.skip(reason)
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture
+def new_database(kind: str, request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Gives the project at a path a database of the test's kind: a new one, with what its SQLite file holds."""
+
+    def give(root: Path) -> None:
+        if kind == "sqlite":
+            return
+        server: postgres.Server = request.getfixturevalue("postgresql")
+        url = server.make()
+        if (file := root / ".rlback" / "ledger.db").exists():
+            heads = Heads(root / "mlruns" / "ledger-heads.jsonl", root / ".rlback" / "signing.key")
+            source, target = Store.sqlite(file, heads), Store(url, heads)
+            copy_ledger(source, target)
+            source.close()
+            target.close()
+            file.unlink()  # whoever still looks there finds nothing
+        root.mkdir(exist_ok=True)
+        (root / "database.yaml").write_text(f"url: {url}\n")
+
+    return give
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_database: Callable[[Path], None]) -> Iterator[Project]:
     """An empty project in a directory of its own."""
     monkeypatch.delenv("RLBACK_PROJECT", raising=False)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "p" / ".prefect"))
-    return make_project(tmp_path / "p")
+    new_database(tmp_path / "p")
+    made = make_project(tmp_path / "p")
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def copied(tmp_path: Path, new_database: Callable[[Path], None]) -> Iterator[Callable[[Path], Project]]:
+    """Makes a project that is a copy of a template."""
+    made: list[Project] = []
+
+    def copy(template: Path) -> Project:
+        root = tmp_path / "copy"
+        shutil.copytree(template, root)
+        new_database(root)
+        made.append(make_project(root))
+        return made[-1]
+
+    yield copy
+    for one in made:
+        one.store.close()
 
 
 @pytest.fixture(scope="session")
@@ -84,11 +152,9 @@ def finished_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished(finished_template: Path, tmp_path: Path) -> Project:
+def finished(finished_template: Path, copied: Callable[[Path], Project]) -> Project:
     """A copy of the finished tiny campaign's project."""
-    root = tmp_path / "copy"
-    shutil.copytree(finished_template, root)
-    return make_project(root)
+    return copied(finished_template)
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +173,9 @@ def human_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def at_gate(human_template: Path, tmp_path: Path) -> Project:
+def at_gate(human_template: Path, copied: Callable[[Path], Project]) -> Project:
     """A copy of the project that waits at a gate."""
-    root = tmp_path / "copy"
-    shutil.copytree(human_template, root)
-    return make_project(root)
+    return copied(human_template)
 
 
 @dataclass

@@ -63,7 +63,8 @@ def full_disk(error: BaseException, root: Path) -> FullDisk | None:
             text = str(found)
             if any(words in text for words in _FULL) or (_PERHAPS_FULL in text and shutil.disk_usage(root).free < 2**20):
                 return FullDisk("")
-        found = found.__cause__ or found.__context__
+        # `raise ... from None` says that what was behind it is no matter of ours: another machine's disk, say.
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return None
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rlback.disks import full_disk, sweep
 from rlback.errors import Held, ProjectError, StageError
+from rlback.ledger.address import read_address
 from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 
@@ -70,9 +71,9 @@ class Project:
 
     @cached_property
     def store(self) -> Store:
-        """The ledger's database, opened on first use."""
+        """The ledger's database, opened on first use: where `ledger.address` says, or a SQLite file of the project's own."""
         heads = Heads(self.root / "mlruns" / "ledger-heads.jsonl", self.state / "signing.key")
-        url = os.environ.get("RLBACK_DATABASE_URL")
+        url = read_address(self.root)
         return Store(url, heads) if url else Store.sqlite(self.state / "ledger.db", heads)
 
     def work(self, campaign: str, round_: int, stage: str, attempt: int) -> Path:

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from rlback.accounts import sessions as rooms
 from rlback.accounts.users import add_user, find_user, hash_password, list_users, set_password, set_roles, set_state
 from rlback.errors import ConfigError
-from rlback.ledger.console_tables import failures, prepare, sessions, tokens, users
+from rlback.ledger.console_tables import failures, sessions, tokens, users
 from rlback.records import Actor
 
 PASSWORD = "correct horse battery"
@@ -20,7 +20,6 @@ ROOT = Actor("root", "human")
 @pytest.fixture
 def store(project):
     """A database with an admin and an annotator."""
-    prepare(project.store)
     add_user(project.store, "root", PASSWORD, ["admin"], None, first=True)
     add_user(project.store, "ann", PASSWORD, ["annotator"], ROOT)
     return project.store
@@ -56,7 +55,6 @@ def test_the_first_admin_is_made_once(store):
 
 def test_of_four_first_admins_at_once_one_is_made(project):
     """Four threads, one account."""
-    prepare(project.store)
     outcomes = []
 
     def go(n):

@@ -10,7 +10,6 @@ from rlback.config import check_config
 from rlback.labelling.batches import add_batch
 from rlback.labelling.checks import GoldItem, Rules, add_checks, add_practice, with_checks
 from rlback.labelling.slots import rebuild
-from rlback.ledger.console_tables import prepare
 from rlback.project import Project
 from rlback.records import SYSTEM, Actor, Comparison, Completion
 from tests.conftest import changed
@@ -21,7 +20,6 @@ PLAIN = Rules()
 
 def made_campaign(project: Project, name: str = "people") -> str:
     """A campaign with human annotators that has not begun."""
-    prepare(project.store)
     config = check_config(
         changed(name=name, policy=name, labels={"annotators": "human"}, gate={"approver": "human"}), "made"
     )

@@ -20,10 +20,17 @@ from rlback.labelling.statements import REPEAT_AFTER
 from rlback.ledger.label_tables import slots, tallies
 from rlback.records import Actor
 from rlback.registry.verification import verify
+from tests.behind import behind
 from tests.conftest import changed
 from tests.labelling.made import gold, made_batch, made_campaign
 
 ANN, BOB, CY = (Actor(name, "human") for name in ("ann", "bob", "cy"))
+
+
+@pytest.fixture
+def kind(on_both: str) -> str:
+    """Every test of this module on both databases."""
+    return on_both
 
 
 def work(store, batch, who, say, limit=1000):
@@ -104,8 +111,7 @@ def queue_keys(store):
     """Submissions of `work` begin anew with each call; this makes their keys free again."""
     from rlback.ledger.console_tables import label_details
 
-    with store.engine.connect() as connection:
-        connection.exec_driver_sql("DROP TRIGGER IF EXISTS label_details_no_update")
+    with behind(store, "label_details") as connection:
         connection.exec_driver_sql(f"UPDATE {label_details.name} SET key = 'used-' || label WHERE key NOT LIKE 'used-%'")
 
 

@@ -16,11 +16,18 @@ from rlback.labelling.imports import import_labels, list_imports
 from rlback.ledger.tables import comparisons, labels
 from rlback.records import Actor
 from rlback.registry.verification import verify
+from tests.behind import behind
 from tests.labelling.made import comparison, made_batch, made_campaign
 
 OLI, ANN = Actor("oli", "human"), Actor("ann", "human")
 DATA = {"prompt": "p", "answer1": "x", "answer2": "y"}
 NASTY = "<script>alert(1)</script>\u202e{{7*7}}=cmd|' /C calc'!A0"
+
+
+@pytest.fixture
+def kind(on_both: str) -> str:
+    """Every test of this module on both databases."""
+    return on_both
 
 
 @pytest.fixture
@@ -207,8 +214,7 @@ def test_altered_imports_are_found(people, tmp_path):
     """A verdict that somebody turns round behind the ledger's back."""
     file = written(tmp_path, [{"prompt": "p", "chosen": "x", "rejected": "y"}])
     import_labels(people.store, file, "people", OLI, annotator="zoe")
-    with people.store.engine.connect() as connection:
-        connection.exec_driver_sql("DROP TRIGGER labels_no_update")
+    with behind(people.store, "labels") as connection:
         connection.exec_driver_sql("UPDATE labels SET verdict = CASE verdict WHEN 'a' THEN 'b' ELSE 'a' END")
     assert [(f.where, f.what) for f in verify(people, None).findings] == [
         ("labels of import 1", "they are not those in the ledger")

@@ -16,6 +16,12 @@ ANN = Actor("ann", "human")
 
 
 @pytest.fixture
+def kind(on_both: str) -> str:
+    """Every test of this module on both databases."""
+    return on_both
+
+
+@pytest.fixture
 def batch(project):
     """A batch with three practice items."""
     made_campaign(project)

@@ -14,6 +14,12 @@ from rlback.registry.gates import decide, find_gate, open_gates
 ADA, BOB = Actor("ada", "human"), Actor("bob", "human")
 
 
+@pytest.fixture
+def kind(on_both: str) -> str:
+    """Every test of this module on both databases."""
+    return on_both
+
+
 def gate_of(project: Project):
     return open_gates(project.store)[0]
 

@@ -11,7 +11,6 @@ from sqlalchemy import select, update
 from rlback.accounts.users import User, add_user, set_roles
 from rlback.campaign.deadlines import say_overdue
 from rlback.errors import GateRefused, NotPermitted
-from rlback.ledger.console_tables import prepare
 from rlback.ledger.tables import campaigns
 from rlback.records import Actor, canonical_json, digest_of
 from rlback.registry.break_glass import broken, sentence
@@ -49,7 +48,6 @@ def test_one_person_takes_one_place(rules, voters, needed):
 @pytest.fixture
 def two(at_gate):
     """The gate waits for two approvers; ada started the campaign."""
-    prepare(at_gate.store)
     for name, roles in PEOPLE.items():
         add_user(at_gate.store, name, "correct horse battery", roles, ROOT)
     return at_gate

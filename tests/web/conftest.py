@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from rlback.accounts.users import add_user
-from rlback.ledger.console_tables import prepare
-from rlback.project import Project, make_project
+from rlback.project import Project
 from rlback.records import Actor
 from rlback.web.app import make_app
 from rlback.web.guard import Guard
@@ -31,7 +29,6 @@ def story_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of `stories.two_campaigns`, with an account for each of `PEOPLE`."""
     root = tmp_path_factory.mktemp("stories") / "p"
     project = two_campaigns(root)
-    prepare(project.store)
     for name, roles in PEOPLE.items():
         add_user(project.store, name, PASSWORD, roles, Actor("root", "human"))
     project.store.close()
@@ -39,11 +36,9 @@ def story_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def story(story_template: Path, tmp_path: Path) -> Project:
+def story(story_template: Path, copied: Callable[[Path], Project]) -> Project:
     """A copy of that project."""
-    root = tmp_path / "copy"
-    shutil.copytree(story_template, root)
-    return make_project(root)
+    return copied(story_template)
 
 
 @pytest.fixture

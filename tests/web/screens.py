@@ -143,7 +143,6 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
     from rlback.accounts.users import add_user, count_users
     from rlback.labelling.checks import add_practice
     from rlback.labelling.guidelines import add_guideline
-    from rlback.ledger.console_tables import prepare
     from rlback.project import make_project
     from rlback.records import Actor
     from rlback.registry.quarantine import put_in
@@ -152,7 +151,6 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         project = make_project(made) if made else two_campaigns(Path(temporary) / "p")
-        prepare(project.store)
         roles = ["annotator", "approver", "operator", "auditor", "emergency", "admin"]
         if not count_users(project.store):
             add_user(project.store, "mara", "correct horse battery", roles, Actor("mara", "human"))

@@ -243,7 +243,7 @@ def test_a_busy_database_is_503_and_nothing_is_saved(as_, story, monkeypatch):
     fields = {"verdict": "approve", "digest": eve.twin("/gates/writer.r3")["digest"]}
     token = eve.csrf()
     story.store.engine.dispose()
-    monkeypatch.setattr("rlback.ledger.store.BUSY_MS", 50)
+    monkeypatch.setattr("rlback.ledger.sqlite.BUSY_MS", 50)
     with story.store.engine.connect() as other:
         other.exec_driver_sql("BEGIN IMMEDIATE")
         answer = eve.post(

@@ -39,11 +39,8 @@ def test_an_approved_checkpoint_is_deployed_with_a_reason_and_its_name_typed(as_
 
 def test_what_a_simulated_approver_passed_is_not_deployed(finished, tmp_path):
     """The page says by whom it was passed."""
-    from rlback.ledger.console_tables import prepare
     from rlback.web.app import make_app
     from tests.web.conftest import BASE, Browser
-
-    prepare(finished.store)
     add_user(finished.store, "oli", PASSWORD, ["operator", "admin"], Actor("root", "human"))
     approved = next((a for a in (2, 3) if get_version(finished.store, "policy", a).status == "approved"), None)
     if approved is None:

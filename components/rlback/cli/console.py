@@ -146,9 +146,6 @@ def export(options: argparse.Namespace) -> int:
 
 
 def _store(project: Project) -> Store:
-    from rlback.ledger.console_tables import prepare
-
-    prepare(project.store)
     return project.store
 
 

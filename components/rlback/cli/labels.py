@@ -51,11 +51,9 @@ def import_file(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from rlback.labelling.imports import import_labels
-    from rlback.ledger.console_tables import prepare
     from rlback.project import find_project
 
     store = find_project().store
-    prepare(store)
     done = import_labels(
         store, Path(options.file), options.campaign, actor_of(options), form=options.form, annotator=options.annotator
     )

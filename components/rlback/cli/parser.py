@@ -141,6 +141,16 @@ def build() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="the chain only, no files")
     _json(verify)
 
+    ledger = verb("ledger", "", "which database the ledger is in, and moving it to another one (docs/database.md)")
+    acts = ledger.add_subparsers(dest="act", metavar="ACT", required=True)
+    act = acts.add_parser("where", help="the database, and how many events it holds")
+    act.set_defaults(function="ledger:where")
+    _json(act)
+    act = acts.add_parser("copy", help="copy a SQLite file's ledger into the empty database that the project is set to")
+    act.set_defaults(function="ledger:copy")
+    act.add_argument("file", metavar="FILE", help="such as .rlback/ledger.db")
+    _json(act)
+
     add_label_verbs(verb, _actor, _json, _reason)
     study = verb(
         "study", "studies:study",

@@ -14,7 +14,6 @@ from rlback.errors import ConfigError
 
 def up(options: argparse.Namespace) -> int:
     """Starts the services, prints where they answer, and ends them all when it ends."""
-    from rlback.ledger.console_tables import prepare
     from rlback.orchestration.running import forget_services, write_services
     from rlback.orchestration.services import NAMES, Watch, check_port, make_services
     from rlback.project import find_project
@@ -32,7 +31,6 @@ def up(options: argparse.Namespace) -> int:
             if name in only:
                 check_port(name, port)
         project.require_space()
-        prepare(project.store)
         project.store.close()
         services = make_services(project, only, ports, every=options.every, at_once=options.at_once)
 

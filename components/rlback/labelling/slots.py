@@ -71,7 +71,7 @@ def rebuild(transaction: Transaction, batch: str) -> None:
         select(labels.c.annotator, func.substr(labels.c.time, 1, 10).label("day"), func.count().label("n"))
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .where(comparisons.c.batch == batch, labels.c.revision == 1)
-        .group_by(labels.c.annotator, func.substr(labels.c.time, 1, 10))
+        .group_by(labels.c.annotator, "day")
     )
     given = [{"batch": batch, "annotator": r.annotator, "day": r.day, "labels": r.n} for r in transaction.rows(first)]
     if given:

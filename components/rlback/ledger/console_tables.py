@@ -1,16 +1,14 @@
 """The console's own tables: users, sessions, tokens, what a label says beyond its verdict, and who looks at what now.
 
-They belong to the same database and metadata as `ledger.tables`, and are added to a database that was made before
-the console was; `prepare` does so once a process. `label_details` and `guidelines` are append-only like the labels.
-Sessions, leases and failed sign-ins decide nothing, so they are rows without events; every change of a user, token
-or guideline is an event.
+They belong to the same database and metadata as `ledger.tables`. `label_details` and `guidelines` are append-only like
+the labels. Sessions, leases and failed sign-ins decide nothing, so they are rows without events; every change of a
+user, token or guideline is an event.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, String, Table, Text
 
-from rlback.ledger.store import Store, refuse_changes
 from rlback.ledger.tables import metadata
 
 users = Table(
@@ -98,12 +96,3 @@ guidelines = Table(
 
 TABLES = (users, identities, sessions, tokens, failures, showings, label_details, guidelines)
 APPEND_ONLY = ("label_details", "guidelines")
-
-
-def prepare(store: Store) -> None:
-    """Adds the tables to a database that lacks them; again is no change."""
-    with store.transaction() as transaction:
-        metadata.create_all(transaction.connection, tables=list(TABLES), checkfirst=True)
-        for index in showings.indexes:  # a table that was there before may lack one
-            index.create(transaction.connection, checkfirst=True)
-        refuse_changes(transaction.connection, APPEND_ONLY)

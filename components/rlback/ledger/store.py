@@ -1,50 +1,45 @@
 """The database: one transaction for a change and its event.
 
-SQLite by default, in WAL mode with full synchronisation. Writers queue on BEGIN IMMEDIATE; a busy database is
-waited for half a minute. `RLBACK_DATABASE_URL` may name another SQLAlchemy URL.
+A SQLite file by default, or a database of a PostgreSQL server (`ledger.address` says which). On both, writers come one
+after another, and a busy database is waited for half a minute.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, inspect, make_url, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import URL, Connection, func, insert, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from rlback.errors import LedgerError
-from rlback.ledger import gate_tables, label_tables, outbox, tables
+from rlback.ledger import console_tables, gate_tables, label_tables, outbox, tables
+from rlback.ledger.address import parsed
 from rlback.ledger.chain import GENESIS, Event, event_hash
 from rlback.ledger.heads import Heads
+from rlback.ledger.postgresql import Postgresql
+from rlback.ledger.schema import create_tables, refuse_changes
+from rlback.ledger.sqlite import Sqlite
+from rlback.ledger.texts import refuse_unkeepable
 from rlback.records import Actor, canonical_json
 
-BUSY_MS = 30_000
 #: Tables that a database made by an earlier version lacks; they are added when it is opened.
-LATER = (*label_tables.LABEL_TABLES, *outbox.TABLES, *gate_tables.TABLES)
-APPEND_ONLY_LATER = (*label_tables.LABEL_APPEND_ONLY, *gate_tables.APPEND_ONLY)
+LATER = (*console_tables.TABLES, *label_tables.LABEL_TABLES, *outbox.TABLES, *gate_tables.TABLES)
+APPEND_ONLY_LATER = (*console_tables.APPEND_ONLY, *label_tables.LABEL_APPEND_ONLY, *gate_tables.APPEND_ONLY)
 # Built once: composing a statement costs more than running it.
 _NEWEST = select(tables.events.c.seq, tables.events.c.hash).order_by(tables.events.c.seq.desc()).limit(1)
 _ADD_EVENT = insert(tables.events)
+_ADD_SCHEMA = text("INSERT INTO meta (key, value) VALUES ('schema', :version) ON CONFLICT DO NOTHING")
 
 
 def now() -> str:
     """The present moment, UTC, ISO 8601 to the millisecond. The order of events is `seq`, never this."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def refuse_changes(connection: Connection, names: Iterable[str]) -> None:
-    """Puts triggers on tables that refuse UPDATE and DELETE; again is no change."""
-    for name in names:
-        for verb in ("UPDATE", "DELETE"):
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER IF NOT EXISTS {name}_no_{verb.lower()} BEFORE {verb} ON {name} "
-                f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
-            )
 
 
 class Transaction:
@@ -83,7 +78,10 @@ class Store:
     """The open database of one project."""
 
     def __init__(self, url: str | URL, heads: Heads) -> None:
-        self.engine = _engine(url)
+        address = url if isinstance(url, URL) else parsed(url, "the database's address")
+        self.database: Sqlite | Postgresql = Sqlite(address) if address.get_backend_name() == "sqlite" else Postgresql(address)
+        self.engine = self.database.engine
+        refuse_unkeepable(self.engine)
         self.heads = heads
         # Threads of one process queue here, in order; waiting for the database would be polling.
         self._writing = threading.Lock()
@@ -95,21 +93,26 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return cls(URL.create("sqlite", database=str(path)), heads)  # a path may hold ? and %
 
+    @property
+    def where(self) -> str:
+        """The database as it may be printed."""
+        return self.database.where
+
     def _create(self) -> None:
         try:
             with self.engine.connect() as connection:
                 held = connection.execute(select(tables.meta.c.value).where(tables.meta.c.key == "schema")).first()
-        except DatabaseError as error:
-            if not isinstance(error, OperationalError) or "no such table" not in str(error):
-                raise _unreadable(self.engine, error) from error
+        except DBAPIError as error:
+            if not self.database.lacks_table(error):
+                raise self.database.unreadable(error) from error
             held = None
         if held is None:
             with self._begin() as connection:
-                tables.metadata.create_all(connection)
+                if isinstance(self.database, Postgresql):
+                    self.database.require_utf8(connection)
+                create_tables(connection)
                 refuse_changes(connection, (*tables.APPEND_ONLY, *APPEND_ONLY_LATER))
-                connection.exec_driver_sql(
-                    f"INSERT OR IGNORE INTO meta (key, value) VALUES ('schema', '{tables.SCHEMA_VERSION}')"
-                )
+                connection.execute(_ADD_SCHEMA, {"version": str(tables.SCHEMA_VERSION)})
         elif held.value != str(tables.SCHEMA_VERSION):
             raise LedgerError(
                 f"the database has schema {held.value}, this version of rlback knows schema {tables.SCHEMA_VERSION}",
@@ -117,21 +120,26 @@ class Store:
             )
         elif not {table.name for table in LATER} <= set(inspect(self.engine).get_table_names()):
             with self._begin() as connection:
-                tables.metadata.create_all(connection, tables=list(LATER), checkfirst=True)
+                create_tables(connection, [table.name for table in LATER])
                 label_tables.LABELS_BY_ANNOTATOR.create(connection, checkfirst=True)
                 refuse_changes(connection, APPEND_ONLY_LATER)
 
     @contextmanager
-    def _begin(self, synchronous: str = "FULL") -> Iterator[Connection]:
-        with self._writing, self.engine.connect() as connection:
-            connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.exec_driver_sql("ROLLBACK")
+    def _begin(self, *, forced: bool = True) -> Iterator[Connection]:
+        try:
+            with self._writing, self.engine.connect() as connection:
+                try:
+                    self.database.begin(connection, forced=forced)
+                    yield connection
+                    self.database.commit(connection)
+                except BaseException:
+                    self.database.rollback(connection)
+                    raise
+        except DBAPIError as error:
+            refusal = self.database.refusal(error)
+            if refusal is None:
                 raise
-            connection.exec_driver_sql("COMMIT")
+            raise refusal from None
 
     @contextmanager
     def passing(self) -> Iterator[Transaction]:
@@ -139,7 +147,7 @@ class Store:
 
         A power cut may undo it; the database stays whole, and what is committed after it in full is not lost with it.
         """
-        with self._begin("NORMAL") as connection:
+        with self._begin(forced=False) as connection:
             transaction = Transaction(connection)
             yield transaction
             if transaction.head is not None:
@@ -174,8 +182,8 @@ class Store:
         try:
             with self.engine.connect() as connection:
                 yield connection
-        except DatabaseError as error:
-            raise _unreadable(self.engine, error) from error
+        except DBAPIError as error:
+            raise self.database.unreadable(error) from error
 
     def require_signed(self) -> None:
         """Refuses to build on a ledger whose newest signed event is gone; see `Heads.require_reached`."""
@@ -202,7 +210,7 @@ class Store:
             if isinstance(payload := json.loads(row.payload), dict):
                 return payload
         raise LedgerError(
-            f"event {row.seq} in {self.engine.url.database} was altered: its payload is no JSON object",
+            f"event {row.seq} in {self.where} was altered: its payload is no JSON object",
             remedy="restore the database from a backup",
         )
 
@@ -213,41 +221,3 @@ class Store:
     def close(self) -> None:
         """Closes every connection."""
         self.engine.dispose()
-
-
-def _engine(url: str | URL) -> Engine:
-    kind = make_url(url).get_backend_name()
-    if kind != "sqlite":
-        raise LedgerError(
-            f"the database URL {kind}://… is not SQLite, the only database this version writes",
-            remedy="unset RLBACK_DATABASE_URL",
-        )
-    # AUTOCOMMIT leaves BEGIN and COMMIT to us: the driver's own rule begins transactions too late.
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", connect_args={"timeout": BUSY_MS / 1000}, pool_size=50)
-
-    @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _record: Any) -> None:
-        cursor = connection.cursor()
-        for pragma in (
-            f"busy_timeout={BUSY_MS}",
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            # Recursive triggers make REPLACE fire the DELETE trigger, so it cannot slip past append-only.
-            "recursive_triggers=ON",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    return engine
-
-
-def _unreadable(engine: Engine, error: Exception) -> LedgerError:
-    why = str(error.__cause__ or error)
-    locked = "locked" in why or "busy" in why
-    return LedgerError(
-        f"the database {engine.url.database} cannot be read: {why}",
-        remedy="another process holds it; end that one, or try again later"
-        if locked
-        else "restore it from a backup, or start a new project with `rlback init DIR`",
-    )

@@ -16,7 +16,6 @@ from rlback import __version__
 from rlback.accounts.oidc import read_provider
 from rlback.disks import full_disk
 from rlback.errors import RlbackError
-from rlback.ledger.console_tables import prepare
 from rlback.project import Project
 from rlback.web import (
     pages_account,
@@ -48,7 +47,6 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 def make_app(project: Project, *, port: int = 8700, names: tuple[str, ...] = (), setup_code: str = "") -> Guard:
     """The console of a project, answering to loopback names and `names` (hosts, with a port where it is not 80/443)."""
-    prepare(project.store)
     app = FastAPI(
         title="Rollback RLHF console", version=__version__, docs_url=None, redoc_url=None,
         description="Every page is also JSON: ask for application/json, or put .json behind its path.",
