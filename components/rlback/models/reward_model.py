@@ -37,8 +37,9 @@ class RewardModel(nn.Module):
     Parameters, for m members: `trunk.*`, or `trunk.0.*` to `trunk.<m - 1>.*` where each has its own; `head.weight`
     (m, d); for `sum` also `token_table.weight` (V, m * c), c columns for each member in turn: the per-token offset and,
     with surprise, the per-token slope on surprise; with surprise also `gain.weight` (m, d), the slope read off the
-    state. With a bag `bag.weight` (V, m). The frozen policy (`frozen.*`) takes no gradient; all members share it. Buffers: `shift` and `scale`, scalars
-    for one member and (m,) for several, and for several `combined_shift` and `combined_scale`: see `rescale`.
+    state. With a bag `bag.weight` (V, m). The frozen policy (`frozen.*`) takes no gradient; all members share it.
+    Buffers: `shift` and `scale`, scalars for one member and (m,) for several, and for several `combined_shift` and
+    `combined_scale`: see `rescale`.
     """
 
     #: Equal scores for different completions mean that it collapsed.

@@ -113,44 +113,6 @@ def commits_of(of: Path | pa.Table) -> list[str]:
     return (schema.metadata or {}).get(_COMMITS, b"").decode().split()
 
 
-def share_kept(parts: Sequence[Path]) -> float:
-    """Share of the attempts in these files that were kept."""
-    table = pa.concat_tables([pq.read_table(p, columns=["point", "decision"]) for p in parts])
-    attempts = table.filter(pc.equal(table["point"], "candidate"))
-    return pc.mean(pc.equal(attempts["decision"], "kept").cast(pa.float64())).as_py()
-
-
-def stamped(table: pa.Table, commits: Sequence[str]) -> pa.Table:
-    """The table with the commits its rows were computed at, for the reader only: its metadata, not its columns."""
-    names = " ".join(sorted(set(filter(None, commits))))
-    return table.replace_schema_metadata({_COMMITS: names} if names else None)
-
-
-def commits_of(of: Path | pa.Table) -> list[str]:
-    """Commits that the rows of a file or a table were computed at; none where it does not say."""
-    schema = of.schema if isinstance(of, pa.Table) else pq.read_schema(of)
-    return (schema.metadata or {}).get(_COMMITS, b"").decode().split()
-
-
-def share_kept(parts: Sequence[Path]) -> float:
-    """Share of the attempts in these files that were kept."""
-    table = pa.concat_tables([pq.read_table(p, columns=["point", "decision"]) for p in parts])
-    attempts = table.filter(pc.equal(table["point"], "candidate"))
-    return pc.mean(pc.equal(attempts["decision"], "kept").cast(pa.float64())).as_py()
-
-
-def stamped(table: pa.Table, commits: Sequence[str]) -> pa.Table:
-    """The table with the commits its rows were computed at, for the reader only: its metadata, not its columns."""
-    names = " ".join(sorted(set(filter(None, commits))))
-    return table.replace_schema_metadata({_COMMITS: names} if names else None)
-
-
-def commits_of(of: Path | pa.Table) -> list[str]:
-    """Commits that the rows of a file or a table were computed at; none where it does not say."""
-    schema = of.schema if isinstance(of, pa.Table) else pq.read_schema(of)
-    return (schema.metadata or {}).get(_COMMITS, b"").decode().split()
-
-
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """All rows in the order of IDENTITY, so that the same rows give the same bytes however they were computed."""
     table = pa.concat_tables(tables) if tables else SCHEMA.empty_table()
