@@ -178,6 +178,21 @@ def at_gate(human_template: Path, copied: Callable[[Path], Project]) -> Project:
     return copied(human_template)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for a module's tests, which are skipped where there is none.
+
+    Not for a session: while it is there, its driver's event loop runs in this thread, and no other can.
+    """
+    from tests.web.screens import CHROMIUM, chromium
+
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed (apt-get install chromium)")
+    with chromium() as started:
+        yield started
+
+
 @dataclass
 class Disk:
     """A small file system of its own, to be filled and emptied."""

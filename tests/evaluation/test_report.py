@@ -316,6 +316,18 @@ def test_simulated_approval_and_broken_ledger_are_said_aloud(tmp_path: Path) -> 
     assert "not verified" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 360, 761, 901, 1000, 1180, 1400])
+def test_nothing_scrolls_sideways(browser: Any, tmp_path: Path, width: int) -> None:
+    """From a phone to a desk neither the page nor a table or figure in it is wider than its room."""
+    path = write_report(severe(), tmp_path)
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(path.as_uri())
+    room = "[...document.querySelectorAll('html, .scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.ariaLabel)"
+    assert page.evaluate(room) == []
+    page.close()
+
+
 def test_data_without_methods_is_refused(tmp_path: Path) -> None:
     """A report of nothing names what is missing and writes no file."""
     with pytest.raises(DataError, match="methods"):

@@ -346,7 +346,7 @@ def test_saving_twice_is_one_checkpoint(saved: tuple[Path, str]):
     verify_checkpoint(directory, digest)
 
 
-@pytest.mark.parametrize("step", ["_write_file", "_sync", "_move"])
+@pytest.mark.parametrize("step", ["_write_file", "flush", "_move"])
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
     """When the disk fails at any step there is no directory under the final name and no partial one."""
 

@@ -27,10 +27,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_two_processes_end_where_one_does(together: Path, loop: str) -> None:
-    """The same weights but for rounding, which Adam can blow up to a small part of its step where a gradient is near 0."""
+    """The same weights but for rounding, which Adam can blow up to a whole step where a gradient is 0 but for it.
+
+    Such weights are few; rows that a process left out change one in eight or more, in every loop.
+    """
     alone, shared = LOOPS[loop](ALONE), load_file(together / f"{loop}.safetensors")
     assert alone.keys() == shared.keys()
-    assert all(torch.allclose(alone[name], shared[name], atol=1e-3) for name in alone)
+    assert far_apart(alone, shared) < 0.005
+
+
+def far_apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The share of weights that differ by more than a step of the loops here, but for what rounding does to it."""
+    return float(torch.cat([((one[name] - other[name]).abs() > 1e-3).flatten() for name in one]).float().mean())
 
 
 def test_every_row_has_one_process() -> None:

@@ -171,11 +171,8 @@ def run_dpo(state_dir: Path | None, *, loss: Literal["dpo", "ipo"] = "dpo", lora
     return weights_digest(made.model)
 
 
-LOOPS = {
-    "supervised": run_supervised,
-    "reward": run_reward,
-    "reward-ensemble": run_reward_ensemble,
-    "dpo": run_dpo,
+#: What goes with a method (an adapter, another scorer, turns) and is saved by the same code.
+VARIANTS = {
     "ipo": partial(run_dpo, loss="ipo"),
     "dpo-lora": partial(run_dpo, lora=True),
     "direct": partial(run_on_policy, _TWICE, scorer=AnnotatorScorer(prefers_a, "prefers a")),
@@ -184,5 +181,12 @@ LOOPS = {
     "ppo-lora": partial(run_on_policy, ON_POLICY["ppo"], lora=True),
     "rloo-turns": partial(run_on_policy, _TWICE, turns=True),
     "ppo-turns": partial(run_on_policy, ON_POLICY["ppo"], turns=True),
+}
+LOOPS = {
+    "supervised": run_supervised,
+    "reward": run_reward,
+    "reward-ensemble": run_reward_ensemble,
+    "dpo": run_dpo,
     **{name: partial(run_on_policy, config) for name, config in ON_POLICY.items()},
+    **VARIANTS,
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -14,8 +16,11 @@ from rlback.project import Project
 from rlback.records import Actor
 from rlback.web.app import make_app
 from rlback.web.guard import Guard
+from tests.web.screens import WIDTHS
 from tests.web.stories import two_campaigns
 
+#: How long a browser is waited for; the machine may be busy with other tests.
+PATIENCE_MS = 30_000
 BASE = "http://127.0.0.1:8700"
 PASSWORD = "correct horse battery"
 PEOPLE = {
@@ -87,3 +92,24 @@ def as_(app: Guard) -> Callable[[str], Browser]:
         return browser
 
     return sign_in
+
+
+@pytest.fixture
+def viewport() -> tuple[int, int]:
+    """Width and height of `page`; a module may have its own."""
+    return WIDTHS["wide"]
+
+
+@pytest.fixture
+def page(browser: Any, viewport: tuple[int, int]) -> Iterator[Any]:
+    """A page that notes what its console complains of and what pops up."""
+    width, height = viewport
+    context = browser.new_context(viewport={"width": width, "height": height})
+    opened = context.new_page()
+    opened.complaints = []
+    opened.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda e: opened.complaints.append(str(e)))
+    opened.on("dialog", lambda d: (opened.complaints.append(f"dialog {d.message}"), d.dismiss()))
+    opened.set_default_timeout(PATIENCE_MS)
+    yield opened
+    context.close()

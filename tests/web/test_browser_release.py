@@ -10,31 +10,15 @@ from rlback.registry.gates import find_gate
 from rlback.registry.operations import list_aliases
 from tests.orchestration.fake_prefect import fake_prefect
 from tests.web.conftest import PASSWORD
-from tests.web.screens import CHROMIUM, PAGES, chromium, serving, sign_in
+from tests.web.screens import PAGES, WIDTHS, serving, sign_in
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed (apt-get install chromium)"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    pytest.importorskip("playwright", reason="playwright is not installed")
-    with chromium() as started:
-        yield started
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def page(browser):
-    """A narrow page that notes complaints."""
-    context = browser.new_context(viewport={"width": 360, "height": 740})
-    opened = context.new_page()
-    opened.complaints = []
-    opened.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
-    opened.set_default_timeout(30_000)
-    yield opened
-    context.close()
+def viewport():
+    """A phone's."""
+    return WIDTHS["narrow"]
 
 
 def fits(page) -> None:

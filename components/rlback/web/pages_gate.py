@@ -28,7 +28,7 @@ from rlback.registry.gates import Gate, GateVerdict, find_gate
 from rlback.registry.operations import resolve
 from rlback.web.answers import done, page
 from rlback.web.plain import plain
-from rlback.web.refusals import Refused
+from rlback.web.refusals import Refused, whole_digest
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -88,9 +88,7 @@ def decide(request: Request, id_: str, sent: Sent) -> Response:
     verdict = sent.one("verdict", most=20)
     if verdict not in VERDICTS:
         raise Refused(422, f"{verdict!r} is no verdict", remedy=f"one of {', '.join(VERDICTS)}")
-    digest = sent.one("digest", most=64)
-    if len(digest) != 64:
-        raise Refused(422, "the digest of the evidence has 64 digits", remedy="send the one the gate's page shows")
+    digest = whole_digest(sent.one("digest", most=64))
     gate = decide_as_person(
         visit.project, id_, cast(GateVerdict, verdict), user.actor, digest=digest,
         reason=sent.one("reason", most=REASON_CHARS), permit=visit.still("decide"),

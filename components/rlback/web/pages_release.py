@@ -13,7 +13,7 @@ from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import deploy, get_version, list_aliases, require_deployable
 from rlback.web.answers import done, page
 from rlback.web.pages_timeline import REASON_CHARS, version_number
-from rlback.web.refusals import Refused
+from rlback.web.refusals import Refused, require_typed, whole_digest
 from rlback.web.visit import Sent, visit_of
 
 router = APIRouter()
@@ -45,8 +45,7 @@ def deploy_now(request: Request, policy: str, number: int, sent: Sent) -> Respon
     visit = visit_of(request)
     user = visit.require("deploy")
     target = get_version(visit.store, policy, version_number(number))
-    if sent.one("confirm", most=200).strip() != target.address:
-        raise Refused(422, f"to confirm, type {target.address}", remedy="type the checkpoint's address exactly")
+    require_typed(sent.one("confirm", most=200), target.address)
     reason = sent.one("reason", most=REASON_CHARS).strip()
     if not reason:
         raise Refused(422, "a deployment needs a reason", remedy="say why")
@@ -77,9 +76,7 @@ def break_it(request: Request, id_: str, sent: Sent) -> Response:
     """`digest` in full, `reason`, and `confirm`: the sentence typed out. It is shown on the start page from then on."""
     visit = visit_of(request)
     user = visit.require("break-glass")
-    digest = sent.one("digest", most=64)
-    if len(digest) != 64:
-        raise Refused(422, "the digest of the evidence has 64 digits", remedy="send the one the gate's page shows")
+    digest = whole_digest(sent.one("digest", most=64))
     gate = decide_as_person(
         visit.project, id_, "approve", user.actor, digest=digest, reason=sent.one("reason", most=REASON_CHARS),
         permit=visit.still("break-glass"), break_glass_confirmed=sent.one("confirm", most=300),

@@ -19,7 +19,7 @@ from rlback.registry.gates import open_gates
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import Version, get_version, list_aliases, list_versions, roll_back
 from rlback.web.answers import done, page
-from rlback.web.refusals import Refused
+from rlback.web.refusals import Refused, require_typed
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -69,8 +69,7 @@ def go_back(request: Request, policy: str, number: int, sent: Sent) -> Response:
     visit = visit_of(request)
     user = visit.require("roll-back")
     target = get_version(visit.store, policy, version_number(number))
-    if sent.one("confirm", most=200).strip() != target.address:
-        raise Refused(422, f"to confirm, type {target.address}", remedy="type the checkpoint's address exactly")
+    require_typed(sent.one("confirm", most=200), target.address)
     done_ = roll_back(
         visit.project, MlflowStore(visit.project.root), target, user.actor, sent.one("reason", most=REASON_CHARS),
         permit=visit.still("roll-back"),

@@ -54,3 +54,16 @@ def status_of(error: RlbackError) -> int:
 def error_body(status: int, kind: str, message: str, remedy: str | None) -> dict[str, Any]:
     """The one shape of an error."""
     return {"error": {"status": status, "kind": kind, "message": message, "remedy": remedy}}
+
+
+def require_typed(typed: str, address: str) -> None:
+    """Refuses unless a checkpoint's address was typed out as confirmation."""
+    if typed.strip() != address:
+        raise Refused(422, f"to confirm, type {address}", remedy="type the checkpoint's address exactly")
+
+
+def whole_digest(digest: str) -> str:
+    """The digest of a gate's evidence as sent; a beginning of it is refused: a person decides on exactly what was shown."""
+    if len(digest) != 64:
+        raise Refused(422, "the digest of the evidence has 64 digits", remedy="send the one the gate's page shows")
+    return digest
