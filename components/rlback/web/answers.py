@@ -35,6 +35,9 @@ SAID = {
     "glass": "Approved alone, and on record where everybody sees it.",
     "deployed": "Deployed, and on record.",
     "started": "The flow run is started.",
+    "campaign": "The campaign is on record, and its flow run is started.",
+    "campaign-waits": "The campaign is on record. No flow run could be started; the page says how it is carried on.",
+    "schedule": "The schedule is changed, and on record.",
     "cancelled": "The flow run is told to end.",
     "guideline": "The new version of the guideline is saved.",
 }
