@@ -48,7 +48,7 @@ def choices(project: Project) -> list[Choice]:
             config = read_config(config_path(project, file))
             found.append(Choice(file, _head(path), config))
         except ConfigError as error:
-            found.append(Choice(file, "", None, error.message, error.remedy))
+            found.append(Choice(file, "", None, error.message.replace(f"{project.configs.resolve()}/", "configs/"), error.remedy))
         if len(found) == MOST_CHOICES:
             break
     return found
