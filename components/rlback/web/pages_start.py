@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from rlback.campaign import machine, starting
+from rlback.campaign.startable import require_startable
 from rlback.config import CampaignConfig, OutcomeConfig, read_config
 from rlback.errors import ConfigError, RlbackError
 from rlback.orchestration.prefect_api import connect
@@ -144,7 +145,9 @@ def _prepare(visit: Visit, asked: Asked) -> Prepared:
     roots = visit.console.settings.input_roots(project)
     files = {key: served_file(project.root, roots, key, named) for key, named in asked.given.items()}
     inputs = starting.check_inputs(config, files)
-    return Prepared(config, inputs, machine.describe_inputs(project, config, inputs))
+    described = machine.describe_inputs(project, config, inputs)
+    require_startable(project, config)
+    return Prepared(config, inputs, described)
 
 
 def _require_same_programs(written: CampaignConfig, asked: CampaignConfig) -> None:
