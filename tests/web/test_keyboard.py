@@ -51,11 +51,14 @@ def browser():
 
 def walk(page, most: int = 400) -> list[dict]:
     """What has the focus at each press of Tab, from the top of the page until it begins again."""
-    page.evaluate("document.activeElement && document.activeElement.blur(); window.scrollTo(0, 0)")
+    page.locator(".skip").focus()  # the first of every page; a field with autofocus would be where Tab goes on from
     seen: list[dict] = []
-    for _ in range(most):
-        page.keyboard.press("Tab")
+    for number in range(most):
+        if number:
+            page.keyboard.press("Tab")
         at = page.evaluate(FOCUSED)
+        if seen and at and at["id"] == seen[-1]["id"]:
+            continue  # a date has a stop for each of its parts
         if at is None or any(at["id"] == earlier["id"] for earlier in seen):
             break
         seen.append(at)
@@ -95,7 +98,7 @@ def test_every_control_is_reached_in_order_seen_and_named(browser, story):
             ]
             missed = [c for c in controls if c not in {s["text"] for s in stops}]
             faults += [f"{path}: not reached: {c}" for c in missed if "data-seen" not in c and not _seen(c, stops)]
-    assert faults == []
+    assert not faults, "\n".join(faults)
 
 
 def _seen(control: str, stops: list[dict]) -> bool:
@@ -116,7 +119,7 @@ def test_label_decide_go_back_and_start_without_a_pointer(browser, story):
         page.goto(f"{address}/label/helper.r1?practice=skip")
         to(page, "Equal")
         page.keyboard.press("Enter")
-        page.wait_for_function("document.getElementById('saved').textContent.startsWith('saved ')")
+        page.locator("#saved", has_text="saved ").wait_for()
         # Decline at the gate: the browser asks for the reason before the server would.
         page.goto(f"{address}/gates/writer.r3")
         to(page, "Decline, roll back")
@@ -140,6 +143,7 @@ def test_label_decide_go_back_and_start_without_a_pointer(browser, story):
         page.goto(f"{address}/runs")
         to(page, "Start a campaign")
         page.keyboard.press("Enter")
+        page.wait_for_url("**/campaigns/new")
         to(page, "Choose demo.yaml")
         page.keyboard.press("Enter")
         page.wait_for_url("**config=demo.yaml")
