@@ -60,6 +60,11 @@ class Project:
         return self.root / "data"
 
     @property
+    def configs(self) -> Path:
+        """`configs/`: the campaigns' configuration files."""
+        return self.root / "configs"
+
+    @property
     def logs(self) -> Path:
         """`.rlback/logs/`: what the processes of `rlback up` print, a file each."""
         return self.state / "logs"

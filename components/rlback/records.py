@@ -54,17 +54,23 @@ class Actor:
 SYSTEM = Actor("rlback", "system")
 
 
+#: Where one answer of an environment stands in a completion: tokens from, to; characters of the text from, to.
+Answer = tuple[int, int, int, int]
+
+
 @dataclass(frozen=True)
 class Completion:
     """What a policy sampled for one prompt.
 
     `ids` are the sampled token ids, end token included where it was sampled: the reward model scores exactly
-    these, never a re-tokenised text. `finished` says whether the end token was sampled.
+    these, never a re-tokenised text. `finished` says whether the end token was sampled. `answers` are what an
+    environment (a tool) wrote between the policy's turns.
     """
 
     text: str
     ids: tuple[int, ...]
     finished: bool
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True)

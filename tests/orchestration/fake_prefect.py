@@ -33,12 +33,15 @@ class FakePrefect:
         if self.down:
             return 500, {"detail": "down"}
         if path.startswith("/deployments/name/"):
-            return 200, {"id": "d1", "tags": ["every 180"]}
+            return 200, {"id": "tend" if path.endswith("/tend") else "carry-on"}
         if path.endswith("/create_flow_run"):
             held = next((r for r in self.runs if r.get("key") == body["idempotency_key"]), None)
             if held is None:
-                self.add(body["parameters"].get("campaign"), "SCHEDULED", "Scheduled")
+                flow = "f2" if path.startswith("/deployments/tend/") else "f1"
+                self.add(body["parameters"].get("campaign"), "SCHEDULED", "Scheduled", flow=flow)
                 held = self.runs[-1]
+                if at := body["state"].get("state_details", {}).get("scheduled_time"):
+                    held["expected_start_time"] = at
                 held["key"] = body["idempotency_key"]
             return 201, held
         if path == "/flows/filter":

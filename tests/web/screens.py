@@ -1,6 +1,7 @@
-"""Pictures of every page, wide (1280) and narrow (360), in docs/screens: `python -m tests.web.screens [DIR]`.
+"""Pictures of every page, wide (1280) and narrow (360), in docs/screens: `python -m tests.web.screens [DIR [PROJECT]]`.
 
-Makes a project as the tests do, serves its console on loopback and looks at it with Chromium.
+Names of pages after that: only those. With `--full` whole pages, light and dark, to look for faults. Makes a project as
+the tests do, serves its console on loopback and looks at it with Chromium.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ PAGES = {
     "timeline": "/policies/writer", "roll-back": "/policies/writer/1/roll-back", "checkpoint": "/checkpoints/writer@2",
     "ledger": "/ledger", "batches": "/batches", "batch": "/batches/helper.r0", "users": "/users", "account": "/account",
     "guideline": "/guideline", "runs": "/runs", "deploy": "/policies/writer/2/deploy",
-    "break-glass": "/gates/writer.r3/break-glass",
+    "break-glass": "/gates/writer.r3/break-glass", "gates": "/gates", "start": "/campaigns/new",
+    "start-plan": "/campaigns/new?config=demo.yaml&seed=3&set=labels.cross%3D40&plan=1",
 }  # fmt: skip
 
 
@@ -103,30 +105,34 @@ def sign_in(page: Any, address: str, name: str, password: str) -> None:
     page.wait_for_url(f"{address}/")
 
 
-def take(project: Any, directory: Path, name: str, password: str, only: list[str]) -> None:
-    """Saves a picture of each page, and of the sign-in page, at each width; says where a page is wider than it."""
+def take(project: Any, directory: Path, who: tuple[str, str] | None, only: list[str], full: bool = False) -> None:
+    """Saves a picture of each page at each width, as somebody (name, password); says where a page is wider than it.
+
+    Without anybody, of the page that makes the first admin. `full`: whole pages, light and dark at both widths.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    usual = {"wide": "light", "narrow": "dark"}
     with serving(project) as address, chromium() as browser:
         for size, (width, height) in WIDTHS.items():
-            context = browser.new_context(
-                viewport={"width": width, "height": height}, color_scheme="light" if size == "wide" else "dark"
-            )
-            page = context.new_page()
-            page.goto(f"{address}/sign-in")
-            page.screenshot(path=directory / f"sign-in-{size}.png")
-            _shrink(directory / f"sign-in-{size}.png")
-            sign_in(page, address, name, password)
-            for title, path in PAGES.items():
-                if only and title not in only:
-                    continue
-                page.goto(address + path)
-                page.wait_for_timeout(150)
-                wide = page.evaluate("document.documentElement.scrollWidth")
-                if wide > width:
-                    print(f"{title} is {wide} px wide at {width}", file=sys.stderr)
-                page.screenshot(path=directory / f"{title}-{size}.png", animations="disabled")
-                _shrink(directory / f"{title}-{size}.png")
-            context.close()
+            for colours in ("light", "dark") if full else (usual[size],):
+                context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
+                page, inside = context.new_page(), who is None
+                pages = {"sign-in": "/sign-in", **PAGES} if who else {"set-up": "/setup?code=the-code"}
+                for title, path in pages.items():
+                    if only and title not in only:
+                        continue
+                    if who and not inside and path != "/sign-in":
+                        sign_in(page, address, *who)
+                        inside = True
+                    page.goto(address + path)
+                    page.wait_for_timeout(150)
+                    wide = page.evaluate("document.documentElement.scrollWidth")
+                    if wide > width:
+                        print(f"{title} is {wide} px wide at {width}", file=sys.stderr)
+                    file = directory / f"{title}-{size}{f'-{colours}' if full else ''}.png"
+                    page.screenshot(path=file, animations="disabled", full_page=full)
+                    _shrink(file)
+                context.close()
 
 
 def _shrink(file: Path) -> None:
@@ -138,7 +144,7 @@ def _shrink(file: Path) -> None:
     small.save(file, optimize=True)
 
 
-def main(directory: Path, made: Path | None, only: list[str]) -> None:
+def main(directory: Path, made: Path | None, only: list[str], full: bool = False) -> None:
     """Makes the project unless one is given, and takes the pictures."""
     from rlback.accounts.users import add_user, count_users
     from rlback.labelling.checks import add_practice
@@ -149,15 +155,18 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
     from tests.orchestration.fake_prefect import fake_prefect
     from tests.web.stories import two_campaigns
 
+    mara = Actor("mara", "human")
     with tempfile.TemporaryDirectory() as temporary:
         project = make_project(made) if made else two_campaigns(Path(temporary) / "p")
-        roles = ["annotator", "approver", "operator", "auditor", "emergency", "admin"]
+        _add_configurations(project.configs)
         if not count_users(project.store):
-            add_user(project.store, "mara", "correct horse battery", roles, Actor("mara", "human"))
-            add_user(project.store, "eve", "correct horse battery", ["approver"], Actor("mara", "human"))
-            add_user(project.store, "bea", "correct horse battery", ["annotator"], Actor("mara", "human"))
-            add_guideline(project.store, GUIDELINE, Actor("mara", "human"), after=0)
-            put_in(project.store, "cy", Actor("mara", "human"), "answers faster than the texts can be read", batch="helper.r0")
+            take(project, directory, None, only, full)
+            roles = ["annotator", "approver", "operator", "auditor", "emergency", "admin"]
+            add_user(project.store, "mara", "correct horse battery", roles, mara)
+            add_user(project.store, "eve", "correct horse battery", ["approver"], mara)
+            add_user(project.store, "bea", "correct horse battery", ["annotator"], mara)
+            add_guideline(project.store, GUIDELINE, mara, after=0)
+            put_in(project.store, "cy", mara, "answers faster than the texts can be read", batch="helper.r0")
             with project.store.transaction() as transaction:
                 add_practice(transaction, "helper", PRACTICE, "0" * 64)
         with fake_prefect() as prefect:
@@ -168,9 +177,18 @@ def main(directory: Path, made: Path | None, only: list[str]) -> None:
             prefect.add(None, "SCHEDULED", "Scheduled", flow="f2")
             prefect.runs[-1]["expected_start_time"] = "2099-01-01T00:00:00+00:00"
             prefect.logs = [{"message": failed}]
-            take(project, directory, "mara", "correct horse battery", only)
+            take(project, directory, ("mara", "correct horse battery"), only, full)
+
+
+def _add_configurations(home: Path) -> None:
+    """Three that the checkout has, and one with a slip in it."""
+    home.mkdir(exist_ok=True)
+    for name in ("demo.yaml", "table.yaml", "segments.yaml"):
+        (home / name).write_text((ROOT / "configs" / name).read_text())
+    (home / "with-a-slip.yaml").write_text((ROOT / "configs" / "demo.yaml").read_text().replace("rounds:", "roundz:"))
 
 
 if __name__ == "__main__":
-    rest = sys.argv[1:]
-    main(Path(rest[0]) if rest else ROOT / "docs" / "screens", Path(rest[1]) if len(rest) > 1 else None, rest[2:])
+    full = "--full" in sys.argv
+    rest = [word for word in sys.argv[1:] if word != "--full"]
+    main(Path(rest[0]) if rest else ROOT / "docs" / "screens", Path(rest[1]) if len(rest) > 1 else None, rest[2:], full)

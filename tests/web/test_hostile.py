@@ -217,12 +217,13 @@ def test_too_many_requests_are_told_to_wait(app, anybody):
     assert anybody.get("/healthz", headers={"accept": "application/json", "cookie": "a=b"}).status_code == 200
 
 
-def test_made_up_cookies_do_not_get_around_the_limit(app, anybody, monkeypatch):
-    """A new cookie each time: the address as a whole is told to wait."""
-    monkeypatch.setattr("rlback.web.guard.CROWD", 2)
+def test_made_up_cookies_do_not_get_around_the_limit(app, anybody):
+    """A new cookie each time: the address as a whole is told to wait, and where its allowance is set."""
+    app.people = 2
     app.buckets = Buckets(clock=lambda: 0.0)
-    answers = [anybody.get("/figures.css", headers={"cookie": f"a={n}"}).status_code for n in range(2 * READS[0] + 1)]
-    assert answers[-2:] == [200, 429]
+    answers = [anybody.get("/figures.css", headers={"cookie": f"a={n}"}) for n in range(2 * READS[0] + 1)]
+    assert [answer.status_code for answer in answers[-2:]] == [200, 429]
+    assert "people_per_address in console.yaml" in answers[-1].json()["error"]["remedy"]
 
 
 def test_buckets_fill_again_and_forget():

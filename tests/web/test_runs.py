@@ -47,7 +47,7 @@ def test_a_run_that_failed_is_shown_with_why_and_can_be_tried_again(as_, decided
     found = oli.twin("/runs")
     run = next(r for r in found["runs"] if r["id"] == failed)
     assert run["lines"][-1] == "StageError: the disk is full"
-    assert (run["can_retry"], run["can_cancel"], found["every"]) == (True, False, 180)
+    assert (run["can_retry"], run["can_cancel"], found["schedule"]["every_s"]) == (True, False, 180)
     assert "the disk is full" in oli.get("/runs").text
     answer = oli.fill(f"/runs/{failed}/retry")
     assert answer.status_code == 200, answer.text

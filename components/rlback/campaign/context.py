@@ -228,13 +228,14 @@ def _git(directory: Path) -> dict[str, Any]:
 
 
 def completions_of(policy: Policy, drawn: Samples) -> list[Completion]:
-    """What was drawn, with its text."""
-    from rlback.models.tokenizers import decode
+    """What was drawn, with its text, and with what an environment wrote of it."""
+    from rlback.models.tokenizers import answers_in, decode
 
-    return [
-        Completion(decode(policy.tokenizer, ids), ids, bool(done))
-        for ids, done in zip(drawn.completions(), drawn.finished.tolist(), strict=True)
-    ]
+    found = []
+    for ids, done, mask in zip(drawn.completions(), drawn.finished.tolist(), drawn.mask.tolist(), strict=True):
+        text = decode(policy.tokenizer, ids)
+        found.append(Completion(text, ids, bool(done), answers_in(policy.tokenizer, ids, mask[: len(ids)], text)))
+    return found
 
 
 def load_recorded(project: Project, campaign: str) -> dict[tuple[int, str, int], dict[str, Any]]:

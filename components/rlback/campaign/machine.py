@@ -29,7 +29,8 @@ from rlback.campaign.startable import require_startable
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
 from rlback.labelling.batches import open_count
-from rlback.ledger.store import now
+from rlback.ledger.console_tables import starts
+from rlback.ledger.store import Transaction, now
 from rlback.ledger.tables import campaigns, stages
 from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
@@ -53,15 +54,18 @@ Next = Step | Waiting | Finished
 
 
 def start(
-    project: Project, config: CampaignConfig, actor: Actor, *, name: str | None = None, inputs: dict[str, Path] | None = None
+    project: Project, config: CampaignConfig, actor: Actor, *, name: str | None = None, inputs: dict[str, Path] | None = None,
+    key: str = "", permit: Callable[[Transaction], None] | None = None,
 ) -> str:
     """Records a new campaign and returns its name; nothing is trained yet.
 
     Without a name the configuration's is taken, with a number behind it where it is in use. What is recorded has the
-    precision that was settled on for `auto`.
+    precision that was settled on for `auto`. A request with the same `key` again is the same campaign (the console's
+    tables are there then). `permit` may refuse inside the transaction.
 
     Raises:
         ConfigError: an input or the device is missing, the name is in use, or the machine is too small for it.
+        StageError: the key belongs to a request for something else.
         CheckpointError: there is no model that can be read at `base.model`.
     """
     if name is not None:
@@ -71,13 +75,13 @@ def start(
     require_startable(project, config)
     config = settle_precision(config)
     tree = config.model_dump(mode="json")
+    request = digest_of([name, tree, described])
     with project.store.transaction() as transaction:
-        taken = set(transaction.execute(select(campaigns.c.name)).scalars())
-        if name is not None and name in taken:
-            raise ConfigError(
-                f"there is a campaign {name} already", remedy=f"carry it on with `rlback advance {name}`, or choose another"
-            )
-        chosen = name or _free(config.name, taken)
+        if permit is not None:
+            permit(transaction)
+        if key and (earlier := _started_by(transaction, key, request)) is not None:
+            return earlier
+        chosen = _chosen(name, config, set(transaction.execute(select(campaigns.c.name)).scalars()))
         transaction.execute(
             insert(campaigns).values(
                 name=chosen, policy=config.policy, config=canonical_json(tree), config_digest=digest_of(tree),
@@ -89,7 +93,21 @@ def start(
             "campaign.started", chosen, actor,
             {"policy": config.policy, "config": digest_of(tree), "seed": config.seed, "inputs": described},
         )  # fmt: skip
+        if key:
+            transaction.execute(insert(starts).values(key=key, campaign=chosen, request=request))
     return chosen
+
+
+def _started_by(transaction: Transaction, key: str, request: str) -> str | None:
+    row = transaction.execute(select(starts).where(starts.c.key == key)).first()
+    if row is None:
+        return None
+    if row.request != request:
+        raise StageError(
+            f"this request has started campaign {row.campaign} already, and asks for something else now",
+            remedy="open the page that starts a campaign anew",
+        )
+    return str(row.campaign)
 
 
 def check_name(name: str) -> None:
@@ -119,11 +137,21 @@ def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, P
     return described
 
 
-def _free(wanted: str, taken: set[str]) -> str:
-    number = 1
-    while (name := wanted if number == 1 else f"{wanted}-{number}") in taken:
+def name_for(project: Project, config: CampaignConfig, name: str | None) -> str:
+    """What a campaign that was started now would be called; raises ConfigError where `name` is in use."""
+    return _chosen(name, config, {row.name for row in project.store.rows(select(campaigns.c.name))})
+
+
+def _chosen(name: str | None, config: CampaignConfig, taken: set[str]) -> str:
+    if name is not None and name in taken:
+        raise ConfigError(
+            f"there is a campaign {name} already", remedy=f"carry it on with `rlback advance {name}`, or choose another"
+        )
+    number, chosen = 1, name or config.name
+    while chosen in taken:
         number += 1
-    return name
+        chosen = f"{config.name}-{number}"
+    return chosen
 
 
 def config_of(row: Any) -> CampaignConfig:

@@ -150,9 +150,15 @@ def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[st
 def _samples(items: dict[str, Stored]) -> list[dict[str, Any]]:
     cross: list[Comparison] = [i.comparison for i in items.values() if i.comparison.source == "cross"]
     return [
-        {"prompt": c.prompt, "candidate": c.a.text, "start": c.b.text, "finished": [c.a.finished, c.b.finished]}
+        {"prompt": c.prompt, "candidate": c.a.text, "start": c.b.text, "finished": [c.a.finished, c.b.finished], **_answers(c)}
         for c in cross[:SAMPLES_SHOWN]
     ]
+
+
+def _answers(c: Comparison) -> dict[str, Any]:
+    """Where an environment wrote, on either side; nothing where none did."""
+    sides = {"candidate": c.a.answers, "start": c.b.answers}
+    return {"answers": {side: [list(a) for a in those] for side, those in sides.items()}} if any(sides.values()) else {}
 
 
 def _measure(context: Context) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlback.cli.output import actor_of, next_command, say
-from rlback.errors import ConfigError, RlbackError
+from rlback.errors import RlbackError
 
 if TYPE_CHECKING:
     from rlback.project import Project
@@ -32,21 +32,20 @@ def run(options: argparse.Namespace) -> int:
     from rlback.campaign import machine
     from rlback.campaign.remarks import data_lines
     from rlback.campaign.startable import require_startable
-    from rlback.config import parse_override, read_config
+    from rlback.campaign.starting import INPUTS, check_inputs, count_pairs, overrides_of
+    from rlback.config import read_config
     from rlback.project import find_project
 
     project = find_project()
-    overrides = dict(parse_override(text) for text in options.set)
-    if options.seed is not None:
-        overrides["seed"] = options.seed
-    config = read_config(Path(options.config), overrides)
-    inputs = _inputs(options, config)
+    config = read_config(Path(options.config), overrides_of(options.set, options.seed))
+    given = {key: Path(path) for key in INPUTS if (path := getattr(options, key)) is not None}
+    inputs = check_inputs(config, given)
     if options.name is not None:
         machine.check_name(options.name)
     if options.dry_run:  # `start` does both too, before it records anything
         machine.describe_inputs(project, config, inputs)
         require_startable(project, config)
-    counts = _counted(config, inputs)
+    counts = count_pairs(config, inputs)
     if options.dry_run:
         return _dry_run(config, inputs, counts, options)
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
@@ -68,59 +67,14 @@ def _precision_lines(config: Any, project: Project, name: str) -> list[str]:
     return [f"precision: auto is {chosen.precision} here, the one measured to be worth it on this processor."]
 
 
-def _inputs(options: argparse.Namespace, config: Any) -> dict[str, Path]:
-    """The files named on the command line; a directory stands for the file in it that the configuration names."""
-    found = {}
-    for key, default in (("pairs", config.source.pairs_file), ("votes", None), ("text", config.source.text_file)):
-        given = getattr(options, key)
-        if given is None:
-            continue
-        path = Path(given)
-        if any(len(part.encode()) > 255 for part in path.parts):
-            raise ConfigError(f"--{key}: {given[:60]}… is too long for a file name")
-        if path.is_dir() and default is not None:
-            path = path / default
-        if not path.is_file():
-            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
-            raise ConfigError(f"--{key}: {what}", remedy="name the file itself")
-        if config.source.world is not None:
-            raise ConfigError(f"--{key} is given, but the configuration runs in the world {config.source.world}")
-        found[key] = path
-    return found
-
-
-def _counted(config: Any, inputs: dict[str, Path]) -> dict[str, Any]:
-    """Reads what was given once, so that a bad row is named before a campaign is on record; what there is of it.
-
-    Of the text only the beginning is read.
-    """
-    from rlback.campaign.sources import part_pairs
-    from rlback.data.text import read_text
-
-    if "text" in inputs:
-        next(read_text(inputs["text"]))
-    if "pairs" not in inputs:
-        return {}
-    parted = part_pairs(config, inputs)
-    return {"format": parted.format, **parted.counts}
-
-
 def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
-    from rlback.campaign.plan import stages_of_round
-    from rlback.campaign.remarks import data_lines
+    from rlback.campaign.starting import plan_lines, plan_of
 
-    plan = {"before": stages_of_round(config, 0), "each_round": stages_of_round(config, 1), "rounds": config.rounds}
     if options.json:
-        print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan, "pairs": counts}))
+        print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan_of(config), "pairs": counts}))
         return 0
-    say(f"{options.config} is valid: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
-    if counts:
-        say(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
-        for line in data_lines(counts):
-            say(line)
-    say(f"first      {' → '.join(plan['before'])}")
-    say(f"each round {' → '.join(plan['each_round'])}")
-    say("Nothing was started or written.")
+    for line in plan_lines(options.config, config, inputs, counts):
+        say(line)
     return 0
 
 

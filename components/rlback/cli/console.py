@@ -24,8 +24,11 @@ def console(options: argparse.Namespace) -> int:
     from rlback.accounts.users import count_users
     from rlback.project import find_project
     from rlback.web.app import make_app
+    from rlback.web.settings import allow_connections, read_settings
 
     project = find_project()
+    settings = read_settings(project.root)
+    allow_connections(settings.connections)
     guard = make_app(project, port=options.port, names=tuple(options.name))
     users = count_users(project.store)
     local = _is_loopback(options.host)
@@ -49,7 +52,7 @@ def console(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     config = uvicorn.Config(
         guard, host=options.host, port=options.port, log_level="warning", access_log=False, server_header=False,
-        proxy_headers=False, lifespan="off", limit_concurrency=1_000, timeout_keep_alive=5, ws="none",
+        proxy_headers=False, lifespan="off", limit_concurrency=settings.connections, timeout_keep_alive=5, ws="none",
     )  # fmt: skip
     from rlback.orchestration.delivering import Deliverer
 

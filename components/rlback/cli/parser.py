@@ -194,9 +194,20 @@ def build() -> argparse.ArgumentParser:
     up.add_argument("--only", metavar="NAMES", help="some of prefect,mlflow,worker,console, with commas")
     for name, port in (("prefect", 4200), ("mlflow", 5000), ("console", 8700)):
         up.add_argument(f"--{name}-port", type=int, default=port, metavar="N", help=f"default: {port}")
-    up.add_argument("--every", type=float, default=180.0, metavar="SECONDS", help="how often campaigns are looked after (180)")
+    up.add_argument(
+        "--every", type=float, metavar="SECONDS", help="how often campaigns are looked after from now on (default: as before)"
+    )
     up.add_argument("--at-once", type=int, default=1, metavar="N", help="how many campaigns are carried on at once (1)")
+    _actor(up)
     _json(up)
+
+    schedule = verb("schedule", "up:schedule", "how often waiting campaigns are advanced while `rlback up` runs; change it")
+    schedule.add_argument("--every", type=float, metavar="SECONDS", help="from now on")
+    pausing = schedule.add_mutually_exclusive_group()
+    pausing.add_argument("--pause", action="store_true", help="until it is resumed; decisions still start what they allow")
+    pausing.add_argument("--resume", action="store_true")
+    _actor(schedule)
+    _json(schedule)
 
     users = verb("users", "", "who may use the console, and for what")
     acts = users.add_subparsers(dest="act", metavar="ACT", required=True)

@@ -6,15 +6,19 @@ import argparse
 import json
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlback.cli.output import next_command, say
+from rlback.cli.output import actor_of, next_command, say
 from rlback.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlback.orchestration.schedule import Schedule
 
 
 def up(options: argparse.Namespace) -> int:
     """Starts the services, prints where they answer, and ends them all when it ends."""
     from rlback.orchestration.running import forget_services, write_services
+    from rlback.orchestration.schedule import change, check_every, current
     from rlback.orchestration.services import NAMES, Watch, check_port, make_services
     from rlback.project import find_project
 
@@ -22,8 +26,8 @@ def up(options: argparse.Namespace) -> int:
     only = _only(options.only, NAMES)
     ports = {name: getattr(options, f"{name}_port") for name in ("prefect", "mlflow", "console")}
     _require_different({name: port for name, port in ports.items() if name in only})
-    if not 5 <= options.every <= 86_400:
-        raise ConfigError(f"--every {options.every:g} is not between 5 and 86400 seconds")
+    if options.every is not None:
+        check_every(options.every)
     if options.at_once < 1:
         raise ConfigError("--at-once is at least 1")
     with project.lock("up", "rlback up"):
@@ -31,8 +35,11 @@ def up(options: argparse.Namespace) -> int:
             if name in only:
                 check_port(name, port)
         project.require_space()
+        if options.every is not None:
+            change(project, actor_of(options), every=options.every)
+        schedule = current(project.store)
         project.store.close()
-        services = make_services(project, only, ports, every=options.every, at_once=options.at_once)
+        services = make_services(project, only, ports, at_once=options.at_once)
 
         def tell(name: str, what: str) -> None:
             print(f"{name:<8} {what}", file=sys.stderr, flush=True)
@@ -44,7 +51,7 @@ def up(options: argparse.Namespace) -> int:
             if watch.start():
                 addresses = {s.name: {"url": s.url, "pid": s.process.pid} for s in services if s.process}
                 write_services(project, addresses)
-                _print(addresses, str(project.logs), options.json)
+                _print(addresses, str(project.logs), schedule, options.json)
                 watch.watch()
         finally:
             for number in before:
@@ -55,6 +62,32 @@ def up(options: argparse.Namespace) -> int:
                 signal.signal(number, handler)
     print("all of them are ended; nothing recorded is lost", file=sys.stderr)
     return 0
+
+
+def schedule(options: argparse.Namespace) -> int:
+    """Says how often waiting campaigns are advanced, or changes it."""
+    from rlback.orchestration.schedule import change, current
+    from rlback.project import find_project
+
+    project = find_project()
+    paused = True if options.pause else False if options.resume else None
+    if options.every is None and paused is None:
+        found = current(project.store)
+    else:
+        found = change(project, actor_of(options), every=options.every, paused=paused)
+    if options.json:
+        print(json.dumps({"every_s": found.every, "paused": found.paused, "by": found.by, "since": found.since}))
+        return 0
+    say(schedule_line(found))
+    return 0
+
+
+def schedule_line(schedule: Schedule) -> str:
+    """The schedule in a sentence."""
+    who = f" (set by {schedule.by}, {schedule.since})" if schedule.by else ""
+    if schedule.paused:
+        return f"Waiting campaigns are not advanced by the schedule: it is paused{who}. `rlback schedule --resume` ends that."
+    return f"Waiting campaigns are advanced every {schedule.every:g} s{who}."
 
 
 def _only(asked: str | None, names: tuple[str, ...]) -> list[str]:
@@ -74,12 +107,15 @@ def _require_different(ports: dict[str, int]) -> None:
             raise ConfigError(f"{name} and {twin} cannot both have port {port}", remedy=f"give one another: --{twin}-port N")
 
 
-def _print(addresses: dict[str, Any], logs: str, as_json: bool) -> None:
+def _print(addresses: dict[str, Any], logs: str, schedule: Schedule, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"services": addresses, "logs": logs}), flush=True)
+        told = {"every_s": schedule.every, "paused": schedule.paused}
+        print(json.dumps({"services": addresses, "logs": logs, "schedule": told}), flush=True)
         return
     for name, at in addresses.items():
         say(f"{name:<8} {at['url'] or 'serves the deployments carry-on and tend'}")
+    if "worker" in addresses:
+        say(schedule_line(schedule))
     say(f"Logs are in {logs}. Ctrl-C ends them all; nothing recorded is lost.")
     if "console" in addresses:
         next_command("rlback users add NAME --role admin   # before the first sign-in, in another terminal")

@@ -85,8 +85,8 @@ def add_batch_as(
             "position": position,
             "source": item.source,
             "prompt": item.prompt,
-            "a": canonical_json(asdict(item.a)),
-            "b": canonical_json(asdict(item.b)),
+            "a": canonical_json(completion_tree(item.a)),
+            "b": canonical_json(completion_tree(item.b)),
         }
         for position, item in enumerate(items)
     ]
@@ -123,10 +123,19 @@ def stored_one(store: Store, comparison: str) -> Stored | None:
     return _stored(row) if row is not None else None
 
 
+def completion_tree(completion: Completion) -> dict[str, Any]:
+    """A completion as it is stored. Without answers it has no such key: so were all stored before there were any."""
+    tree = asdict(completion)
+    if not completion.answers:
+        del tree["answers"]
+    return tree
+
+
 def _stored(row: Any) -> Stored:
     def completion(text: str) -> Completion:
         fields = loads(text)
-        return Completion(fields["text"], tuple(fields["ids"]), fields["finished"])
+        answers = tuple(tuple(answer) for answer in fields.get("answers", ()))
+        return Completion(fields["text"], tuple(fields["ids"]), fields["finished"], answers)
 
     item = Comparison(row.prompt, completion(row.a), completion(row.b), row.source)
     return Stored(row.id, row.batch, row.position, item)
@@ -292,8 +301,8 @@ def write_labels(
             item = by_id[label.comparison].comparison
             line = dumps(
                 {
-                    "comparison": label.comparison, "prompt": item.prompt, "a": asdict(item.a), "b": asdict(item.b),
-                    "source": item.source, "verdict": label.verdict, "annotator": label.annotator,
+                    "comparison": label.comparison, "prompt": item.prompt, "a": completion_tree(item.a),
+                    "b": completion_tree(item.b), "source": item.source, "verdict": label.verdict, "annotator": label.annotator,
                     "annotator_kind": label.annotator_kind, "left": label.left_side,
                 },
                 sort_keys=True,

@@ -87,7 +87,12 @@ def _show(item: Stored, left: str, number: int, total: int) -> None:
 
 
 def _text(completion: Completion) -> str:
-    return completion.text + ("" if completion.finished else " ⟦cut off⟧")
+    text, place = "", 0
+    for _, _, first, last in completion.answers:
+        if first < last:
+            text += f"{completion.text[place:first]}⟦tool: {completion.text[first:last]}⟧"
+            place = last
+    return text + completion.text[place:] + ("" if completion.finished else " ⟦cut off⟧")
 
 
 def _wrapped(text: str, width: int) -> str:

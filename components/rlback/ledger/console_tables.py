@@ -94,5 +94,13 @@ guidelines = Table(
     Column("time", String, nullable=False),
 )
 
-TABLES = (users, identities, sessions, tokens, failures, showings, label_details, guidelines)
+starts = Table(
+    "starts",
+    metadata,
+    Column("key", String, primary_key=True),  # of the request: the same one twice is one campaign
+    Column("campaign", ForeignKey("campaigns.name"), nullable=False),
+    Column("request", String, nullable=False),  # digest of name, configuration and inputs
+)
+
+TABLES = (users, identities, sessions, tokens, failures, showings, label_details, guidelines, starts)
 APPEND_ONLY = ("label_details", "guidelines")

@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from rlback.data.shapes import ASSISTANT, HUMAN, render_messages
 from rlback.errors import DataError
 from rlback.models.chat_template import render
-from rlback.models.tokenizers import encode_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Message = Mapping[str, str]
 
@@ -34,6 +35,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str | Sequence[Messag
     """
     if not isinstance(prompt, str):
         return encode_conversation(tokenizer, prompt)
+    # Here, so that reading preference files (`plain_text`) brings no transformers into the console.
+    from rlback.models.tokenizers import encode_prompt
+
     messages = messages_in(prompt) if tokenizer.chat_template is not None else None
     return encode_prompt(tokenizer, prompt) if messages is None else encode_conversation(tokenizer, messages)
 
@@ -44,6 +48,8 @@ def encode_conversation(tokenizer: PreTrainedTokenizerFast, messages: Sequence[M
     By the tokenizer's chat template, and without one the ids of `plain_text`. Raises DataError for messages that are
     none, that end with the assistant's, that the template refuses, or that would make a special token.
     """
+    from rlback.models.tokenizers import encode_prompt
+
     _check(messages)
     if tokenizer.chat_template is None:
         return encode_prompt(tokenizer, plain_text(messages))

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError, DataError
+from rlback.records import Answer
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 
@@ -113,6 +114,26 @@ def encode_completion(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     """The text of `ids`, special tokens left out. Bytes that are no UTF-8 become U+FFFD."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def answers_in(
+    tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], own: Sequence[bool], text: str
+) -> tuple[Answer, ...]:
+    """The runs of tokens of a completion that the policy did not choose, with where they stand in its `text`.
+
+    `own` says of each of `ids` whether the policy chose it; `text` is `decode(tokenizer, ids)`. A token that holds a part
+    of a character begins where that character does.
+    """
+    edges = [i for i in range(len(own) + 1) if (i < len(own) and not own[i]) != (i > 0 and not own[i - 1])]
+    places = {i: _place(text, decode(tokenizer, ids[:i])) for i in edges}
+    return tuple((first, last, places[first], places[last]) for first, last in zip(edges[::2], edges[1::2], strict=True))
+
+
+def _place(text: str, beginning: str) -> int:
+    """How far a text agrees with what should be its beginning."""
+    if text.startswith(beginning):
+        return len(beginning)
+    return next(i for i, (one, other) in enumerate(zip(text + "\0", beginning + "\1", strict=False)) if one != other)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

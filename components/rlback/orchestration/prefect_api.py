@@ -18,7 +18,6 @@ from rlback.project import Project
 
 #: flow/deployment that carries one campaign on, and the one that looks after all of them on a schedule.
 CARRY_ON, TEND = "campaign/carry-on", "tend/tend"
-EVERY_TAG = "every "  # a tag of the deployment `tend`: seconds between two rounds
 TIMEOUT_S = 5.0
 #: States of a flow run that has yet to end.
 UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING", "PAUSED")

@@ -94,7 +94,7 @@ def check_port(name: str, port: int) -> None:
 
 
 def make_services(
-    project: Project, only: Sequence[str], ports: dict[str, int], *, every: float, at_once: int
+    project: Project, only: Sequence[str], ports: dict[str, int], *, at_once: int
 ) -> list[Service]:
     """The services asked for, in order of starting, none started yet."""
     urls = {name: f"http://{LOOPBACK}:{port}/" for name, port in ports.items()}
@@ -108,7 +108,7 @@ def make_services(
     made = {
         "prefect": lambda: _prefect(project, common, ports["prefect"], urls["prefect"]),
         "mlflow": lambda: _mlflow(project, common, ports["mlflow"], urls["mlflow"]),
-        "worker": lambda: _worker(project, common, every, at_once),
+        "worker": lambda: _worker(project, common, at_once),
         "console": lambda: _console(project, common, ports["console"], urls["console"], urls["mlflow"]),
     }
     return [made[name]() for name in NAMES if name in only]
@@ -135,8 +135,8 @@ def _mlflow(project: Project, common: dict[str, str], port: int, url: str) -> Se
     return Service("mlflow", command, dict(common), url, lambda: answers(f"{url}health"), project.logs / "mlflow.log")
 
 
-def _worker(project: Project, common: dict[str, str], every: float, at_once: int) -> Service:
-    command = [sys.executable, "-m", "rlback.orchestration.serving", "--every", str(every), "--at-once", str(at_once)]
+def _worker(project: Project, common: dict[str, str], at_once: int) -> Service:
+    command = [sys.executable, "-m", "rlback.orchestration.serving", "--at-once", str(at_once)]
     environment = {
         **common, "PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_LOGGING_TO_API_ENABLED": "true", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

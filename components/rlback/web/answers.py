@@ -35,6 +35,9 @@ SAID = {
     "glass": "Approved alone, and on record where everybody sees it.",
     "deployed": "Deployed, and on record.",
     "started": "The flow run is started.",
+    "campaign": "The campaign is on record, and its flow run is started.",
+    "campaign-waits": "The campaign is on record. No flow run could be started; the page says how it is carried on.",
+    "schedule": "The schedule is changed, and on record.",
     "cancelled": "The flow run is told to end.",
     "guideline": "The new version of the guideline is saved.",
 }
@@ -48,10 +51,17 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         "plain": plain, "day": lambda t: str(t)[:16].replace("T", " "), "short": lambda d: str(d or "")[:12],
-        "number": number, "percent": percent,
+        "number": number, "percent": percent, "clock": lambda t: str(t)[11:19], "duration": _duration,
     }  # fmt: skip
     made.globals["version"] = __version__
     return made
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole % 60 or not whole:
+        return f"{whole} seconds"
+    return f"{whole // 60} minutes" if whole > 60 else "minute"
 
 
 def wants_json(request: Request) -> bool:

@@ -30,17 +30,19 @@ from rlback.web import (
     pages_quality,
     pages_release,
     pages_runs,
+    pages_start,
     pages_timeline,
 )
 from rlback.web.answers import environment, error_page
 from rlback.web.bodies import document
 from rlback.web.guard import Guard
 from rlback.web.refusals import Refused, status_of
+from rlback.web.settings import read_settings
 from rlback.web.visit import Console
 
 ROOMS = (
     pages_home, pages_account, pages_label, pages_practice, pages_guideline, pages_gate, pages_timeline, pages_audit,
-    pages_ledger, pages_quality, pages_runs, pages_release, pages_oidc,
+    pages_ledger, pages_quality, pages_runs, pages_start, pages_release, pages_oidc,
 )  # fmt: skip
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -51,7 +53,9 @@ def make_app(project: Project, *, port: int = 8700, names: tuple[str, ...] = (),
         title="Rollback RLHF console", version=__version__, docs_url=None, redoc_url=None,
         description="Every page is also JSON: ask for application/json, or put .json behind its path.",
     )  # fmt: skip
-    app.state.console = Console(project, setup_code or secrets.token_urlsafe(9), environment(), read_provider(project.root))
+    settings = read_settings(project.root)
+    code = setup_code or secrets.token_urlsafe(9)
+    app.state.console = Console(project, code, environment(), read_provider(project.root), settings)
     for room in ROOMS:
         app.include_router(room.router)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
@@ -62,7 +66,7 @@ def make_app(project: Project, *, port: int = 8700, names: tuple[str, ...] = (),
     app.add_exception_handler(OperationalError, _database)
     app.add_exception_handler(Exception, _unforeseen)
     hosts = {f"{name}:{port}" for name in LOOPBACK} | {name.lower() for name in names}
-    guard = Guard(app, frozenset(hosts), lambda scope, refused: _refusal(app, scope, refused))
+    guard = Guard(app, frozenset(hosts), lambda scope, refused: _refusal(app, scope, refused), settings.people_per_address)
     guard.openapi = app.openapi  # type: ignore[attr-defined]
     guard.console = app.state.console  # type: ignore[attr-defined]
     return guard

@@ -21,6 +21,7 @@ MOST = 4_000  # characters of a field that names no other limit, as in `visit.Fo
 #: What a few fields may hold, where the code checks it.
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
     ("/gates/{id_}/decision", "verdict"): ("approve", "decline", "more-labels"),
+    ("/runs/schedule", "act"): ("every", "pause", "resume"),
     ("/users/{name}", "act"): ("roles", "state", "password"),
     ("/users/{name}", "state"): ("active", "disabled"),
 }

@@ -19,8 +19,8 @@ BODY_BYTES = 64 * 1024
 FILE_BYTES = 16 * 1024 * 1024  # of a file of labels; see `pages_quality.import_file`
 READS = (240, 8.0)  # of one session or token: burst, and requests a second after it
 WRITES = (60, 2.0)
-CROWD = 200  # how many times as much one address may, which a proxy or an office shares
-CLIENTS = 4096
+PEOPLE = 200  # one address may as much as so many people, for an office or a proxy; see `settings.people_per_address`
+CLIENTS = 4096  # buckets that are remembered
 
 HEADERS = {
     "content-security-policy": (
@@ -63,10 +63,11 @@ class Buckets:
 class Guard:
     """ASGI: checks a request, hands it on, adds headers to the answer. `refuse` makes an answer of a refusal."""
 
-    def __init__(self, app: Any, hosts: frozenset[str], refuse: Refuse) -> None:
+    def __init__(self, app: Any, hosts: frozenset[str], refuse: Refuse, people: int = PEOPLE) -> None:
         self.app = app
         self.hosts = hosts
         self.refuse = refuse
+        self.people = people
         self.buckets = Buckets()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,15 +113,7 @@ class Guard:
             most = _most(scope)
             if headers.get("content-length", "0").isdigit() and int(headers.get("content-length", "0")) > most:
                 raise Refused(413, f"a request has at most {most // 1024} KiB here", remedy="send less at once")
-        address, kind = (scope.get("client") or ("?",))[0], "w" if writes else "r"
-        secret = headers.get("authorization", "") + headers.get("cookie", "")
-        client = hashlib.sha256(secret.encode()).hexdigest()[:16] if secret else ""
-        burst, rate = WRITES if writes else READS
-        wait = self.buckets.take(f"{address} {client} {kind}", burst, rate)
-        # Made-up cookies do not help: all of an address together are limited too.
-        wait = wait or self.buckets.take(f"{address} {kind} crowd", CROWD * burst, CROWD * rate)
-        if wait:
-            raise Refused(429, "too many requests", remedy=f"wait {int(wait) + 1} seconds")
+        self._throttle((scope.get("client") or ("?",))[0], headers, writes)
         path = scope["path"]
         if path.endswith(".json") and path != "/openapi.json":
             kept = [(n, v) for n, v in scope["headers"] if n.lower() != b"accept"]
@@ -128,6 +121,19 @@ class Guard:
             path = "/" if path == "/index" else path
             scope = {**scope, "path": path, "raw_path": path.encode(), "headers": [*kept, (b"accept", b"application/json")]}
         return scope
+
+    def _throttle(self, address: str, headers: dict[str, str], writes: bool) -> None:
+        """Each session or token has an allowance. Made-up cookies do not help: all of an address together have one too."""
+        kind, (burst, rate) = ("w", WRITES) if writes else ("r", READS)
+        secret = headers.get("authorization", "") + headers.get("cookie", "")
+        client = hashlib.sha256(secret.encode()).hexdigest()[:16] if secret else ""
+        if wait := self.buckets.take(f"{address} {client} {kind}", burst, rate):
+            raise Refused(429, "too many requests", remedy=f"wait {int(wait) + 1} seconds")
+        if wait := self.buckets.take(f"{address} {kind} all", self.people * burst, self.people * rate):
+            raise Refused(
+                429, f"the address {address} sends more requests than {self.people} people would",
+                remedy=f"wait {int(wait) + 1} seconds; where more people share it, raise people_per_address in console.yaml",
+            )  # fmt: skip
 
 
 def _check_origin(headers: dict[str, str], hosts: frozenset[str], bearer: bool) -> None:

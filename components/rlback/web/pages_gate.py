@@ -27,8 +27,8 @@ from rlback.registry.four_eyes import LABEL_SHARE, objection_now
 from rlback.registry.gates import Gate, GateVerdict, find_gate
 from rlback.registry.operations import resolve
 from rlback.web.answers import done, page
-from rlback.web.plain import plain
 from rlback.web.refusals import Refused, whole_digest
+from rlback.web.turns import shown_completion, shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -68,7 +68,7 @@ def show(request: Request, id_: str) -> Response:
         "opened": gate.opened, "digest": gate.digest, "candidate": gate.evidence["candidate"],
         "start": gate.evidence["start"], "reward_model": gate.evidence["reward_model"], "labels": gate.evidence["labels"],
         "verdicts": verdict_table(visit, gate), "monitors": monitors(visit, gate),
-        "samples": samples(gate), "decision": _decision(gate),
+        "samples": samples(gate), "tools": any("answers" in s for s in gate.evidence["samples"]), "decision": _decision(gate),
         "batch": _batch(visit, gate) if gate.evidence["labels"]["count"] else None,
         "approver_kind": approver, "may_decide": visit.may("decide") and approver == "human", "objection": why,
         "could_approve": could_approve(visit, gate) if gate.state == "open" and approver == "human" else [],
@@ -194,12 +194,14 @@ def samples(gate: Gate) -> list[dict[str, Any]]:
     draw = random.Random(seed_of(gate.digest, "sides"))
     found = []
     for number, sample in enumerate(gate.evidence["samples"], 1):
+        written = sample.get("answers", {})
         ended = dict(zip(("candidate", "start"), sample.get("finished", (True, True)), strict=True))
         order = ["candidate", "start"] if draw.random() < 0.5 else ["start", "candidate"]
         found.append(
-            {"number": number, "prompt": plain(sample["prompt"], SAMPLE_CHARS).as_json(),
+            {"number": number, "prompt": shown_prompt(sample["prompt"], SAMPLE_CHARS),
              "sides": [
-                 {"of": side, "finished": ended[side], **plain(sample[side], SAMPLE_CHARS).as_json()} for side in order
+                 {"of": side, "finished": ended[side],
+                  **shown_completion(sample[side], written.get(side, ()), SAMPLE_CHARS)} for side in order
              ]}
         )  # fmt: skip
     return found

@@ -15,9 +15,8 @@ from rlback.labelling.choices import FLAGS, RATIONALE_CHARS
 from rlback.labelling.guidelines import current_version
 from rlback.labelling.practice import standing
 from rlback.web.answers import ASCIIJSON, page, wants_json
-from rlback.web.plain import plain
 from rlback.web.refusals import Refused
-from rlback.web.turns import shown_prompt
+from rlback.web.turns import shown_completion, shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -133,9 +132,9 @@ def _as_shown(shown: queue.Shown) -> dict[str, Any]:
     return {
         "comparison": shown.item.id,
         "prompt": shown_prompt(item.prompt, PROMPT_CHARS),
-        "left": {**plain(left.text).as_json(), "finished": left.finished},
-        "right": {**plain(right.text).as_json(), "finished": right.finished},
-        "until": shown.until,
+        "left": {**shown_completion(left.text, left.answers), "finished": left.finished},
+        "right": {**shown_completion(right.text, right.answers), "finished": right.finished},
+        "tools": bool(left.answers or right.answers), "until": shown.until,
     }
 
 

@@ -22,9 +22,8 @@ from rlback.labelling.quarantines import REASON_CHARS, list_quarantines
 from rlback.ledger.tables import batches, comparisons, labels, stages
 from rlback.registry.quarantine import Outcome, lift, put_in
 from rlback.web.answers import ASCIIJSON, done, page
-from rlback.web.plain import plain
 from rlback.web.refusals import Refused
-from rlback.web.turns import shown_prompt
+from rlback.web.turns import shown_completion, shown_prompt
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
@@ -171,6 +170,6 @@ def _margins(visit: Visit, batch: Any) -> dict[str, float]:
 def _texts(visit: Visit, comparison: str) -> dict[str, object]:
     item = stored_one(visit.store, comparison)
     assert item is not None
-    texts = {"prompt": item.comparison.prompt, "a": item.comparison.a.text, "b": item.comparison.b.text}
-    shown: dict[str, object] = {name: plain(text, TEXT_CHARS).as_json() for name, text in texts.items()}
-    return {**shown, "prompt": shown_prompt(texts["prompt"], TEXT_CHARS)}
+    one = item.comparison
+    sides = {side: shown_completion(c.text, c.answers, TEXT_CHARS) for side, c in (("a", one.a), ("b", one.b))}
+    return {**sides, "prompt": shown_prompt(one.prompt, TEXT_CHARS)}

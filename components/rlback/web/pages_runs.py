@@ -6,7 +6,10 @@ the console goes on without it.
 
 from __future__ import annotations
 
+import math
 import re
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +21,9 @@ from rlback.campaign.plan import Finished
 from rlback.campaign.standing import running_line
 from rlback.errors import RlbackError
 from rlback.orchestration.delivering import outbox_counts, pending
-from rlback.orchestration.prefect_api import EVERY_TAG, TEND, UNDER_WAY, UP, WAITING, FlowRun, PrefectApi, PrefectAway, connect
+from rlback.orchestration.prefect_api import TEND, UNDER_WAY, UP, WAITING, FlowRun, PrefectApi, PrefectAway, connect
 from rlback.orchestration.running import answers, running_services
+from rlback.orchestration.schedule import LEAST_S, MOST_S, change, current, keep_planned, next_times
 from rlback.orchestration.waking import is_held, wake
 from rlback.project import Project
 from rlback.records import Actor
@@ -41,7 +45,7 @@ def runs(request: Request) -> Response:
     data: dict[str, Any] = {
         "prefect": {"up": False, "url": None, "why": None, "type": UP}, "mlflow": _mlflow(visit.project),
         "campaigns": [_campaign(visit.project, name) for name in machine.active_campaigns(visit.project)],
-        "runs": [], "next": [], "every": None, "may_run": visit.may("run"),
+        "runs": [], "next": [], "served": False, "schedule": _schedule(visit.project), "may_run": visit.may("run"),
         "outbox": {"counts": outbox_counts(visit.project), "waiting": pending(visit.project)},
     }  # fmt: skip
     try:
@@ -88,6 +92,35 @@ def cancel(request: Request, id_: str, sent: Sent) -> Response:
         visit.still("run")(transaction)
         transaction.event("flow-run.cancelled", subject, user.actor, {"run": run.id, "was": run.state_name})
     return done(request, {"run": run.id, "cancelled": True}, "/runs", "cancelled")
+
+
+@router.post("/runs/schedule", summary="How often waiting campaigns are advanced: every N minutes, pause, resume")
+def schedule(request: Request, sent: Sent) -> Response:
+    """`act` every (with `minutes`), pause or resume. It holds at once, and after the next `rlback up` too."""
+    visit = visit_of(request)
+    user = visit.require("run")
+    act, every, paused = sent.one("act", most=20), None, None
+    if act == "every":
+        every = _seconds(sent.one("minutes", most=20))
+    elif act in ("pause", "resume"):
+        paused = act == "pause"
+    else:
+        raise Refused(422, f"{act!r} is no change of the schedule", remedy="one of every, pause, resume")
+    held = change(visit.project, user.actor, every=every, paused=paused, permit=visit.still("run"))
+    # Where no Prefect answers, the worker plans the times when it is up; the choice is on record either way.
+    with suppress(RlbackError):
+        keep_planned(connect(visit.project), held, time.time())
+    return done(request, _schedule(visit.project), "/runs", "schedule")
+
+
+def _seconds(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not math.isfinite(minutes):
+        raise Refused(422, f"{text[:20]!r} is no number of minutes", remedy="a number like 3")
+    return minutes * 60
 
 
 def _api(visit: Visit) -> PrefectApi:
@@ -165,7 +198,7 @@ def _asked(api: PrefectApi) -> dict[str, Any]:
             lines = api.errors(run.id)
         again = run.state in ("FAILED", "CRASHED", "CANCELLED") and bool(run.campaign)
         told.append({**_told(run), "lines": lines, "can_retry": again})
-    return {"runs": told, "next": [_told(run) for run in coming], "every": _every(api)}
+    return {"runs": told, "next": [_told(run) for run in coming], "served": _served(api)}
 
 
 def _is_later(run: FlowRun, now: datetime) -> bool:
@@ -180,10 +213,19 @@ def _told(run: FlowRun) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _every(api: PrefectApi) -> float | None:
-    """Seconds between two rounds of looking after, as the served deployment says."""
+def _served(api: PrefectApi) -> bool:
+    """Whether a worker has made its deployments known."""
     try:
-        tags = api.deployment(TEND).get("tags") or []
-        return next((float(tag.removeprefix(EVERY_TAG)) for tag in tags if tag.startswith(EVERY_TAG)), None)
-    except (RlbackError, ValueError):
-        return None
+        api.deployment(TEND)
+    except RlbackError:
+        return False
+    return True
+
+
+def _schedule(project: Project) -> dict[str, Any]:
+    held = current(project.store)
+    times = [at.isoformat(timespec="seconds") for at in next_times(held, time.time(), NEXT)]
+    return {
+        "every_s": held.every, "minutes": held.every / 60, "paused": held.paused, "by": held.by, "since": held.since,
+        "next": times, "least_minutes": LEAST_S / 60, "most_minutes": MOST_S / 60,
+    }  # fmt: skip

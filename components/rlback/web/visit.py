@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from rlback.ledger.console_tables import users as users_table
 from rlback.ledger.store import Transaction
 from rlback.project import Project
 from rlback.web.refusals import Refused
+from rlback.web.settings import Settings
 
 SESSION_COOKIE = "rlback_session"
 VISIT_COOKIE = "rlback_visit"
@@ -34,6 +35,7 @@ class Console:
     setup_code: str
     templates: Any
     provider: Provider | None = None
+    settings: Settings = field(default_factory=Settings)
     kick: Callable[[], None] = lambda: None  # looks into the outbox at once
 
     @cached_property
@@ -121,18 +123,21 @@ class Form:
 
     def one(self, name: str, default: str = "", *, most: int = 4_000) -> str:
         """One field; refused where it is longer than `most` characters or holds a NUL."""
-        value = self._fields.get(name, [default])[-1]
-        if len(value) > most:
-            raise Refused(422, f"the field {name} has at most {most} characters", remedy="shorten it")
-        if "\x00" in value:
-            raise Refused(422, f"the field {name} holds a NUL character", remedy="remove it")
-        if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
-            raise Refused(422, f"the field {name} holds half a surrogate pair, which is no character", remedy="remove it")
-        return value
+        return _checked(name, self._fields.get(name, [default])[-1], most)
 
-    def many(self, name: str) -> list[str]:
-        """Every value of a field."""
-        return [self.one(name)] if len(self._fields.get(name, [])) == 1 else [v[:200] for v in self._fields.get(name, [])]
+    def many(self, name: str, *, most: int = 4_000) -> list[str]:
+        """Every value of a field, each as `one` takes it."""
+        return [_checked(name, value, most) for value in self._fields.get(name, [])]
+
+
+def _checked(name: str, value: str, most: int) -> str:
+    if len(value) > most:
+        raise Refused(422, f"the field {name} has at most {most} characters", remedy="shorten it")
+    if "\x00" in value:
+        raise Refused(422, f"the field {name} holds a NUL character", remedy="remove it")
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+        raise Refused(422, f"the field {name} holds half a surrogate pair, which is no character", remedy="remove it")
+    return value
 
 
 async def form(request: Request) -> Form:

@@ -48,15 +48,27 @@
     const box = document.createElement("div");
     box.className = "model-text";
     box.dir = "auto";
-    const mark = (words, kind = "mark") => {
-      const span = document.createElement("span");
-      span.className = kind;
-      span.textContent = words;
-      box.append(span);
+    const span = (words, kind, into = box) => {
+      const made = document.createElement("span");
+      made.className = kind;
+      made.textContent = words;
+      into.append(made);
+      return made;
     };
-    for (const [kind, piece] of text.pieces) {
-      if (kind === "mark") mark(`⟦${piece}⟧`); else box.append(piece);
-    }
+    const mark = (words, kind = "mark") => span(words, kind);
+    const put = (pieces, into) => {
+      for (const [kind, piece] of pieces) {
+        if (kind === "mark") span(`⟦${piece}⟧`, "mark", into);
+        else if (kind === "tool") {
+          const tool = span("", "tool", into);
+          tool.title = "written by a tool or the environment, not by the policy";
+          span("[tool: ", "sr", tool);
+          put(piece, tool);
+          span("]", "sr", tool);
+        } else into.append(piece);
+      }
+    };
+    put(text.pieces, box);
     if (text.left) mark(`… ${text.left} more characters`, "mark end");
     if (text.finished === false) mark("cut off", "mark end");
     return box;
@@ -86,6 +98,7 @@
 
   let differing = false;
   function sides() {
+    at("tools").hidden = !item.tools;
     for (const part of ["left", "right"]) at(part).replaceChildren(shown(item[part]));
     at("differences").setAttribute("aria-pressed", String(differing));
     if (differing && !window.differences(at("left").firstChild, at("right").firstChild)) trouble("These texts are too long to compare.");
