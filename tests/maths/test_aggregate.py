@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlback.maths.aggregate import interquartile_mean, paired_bootstrap, probability_of_improvement
+from rlback.maths.aggregate import interquartile_mean, paired_bootstrap, probability_of_improvement, ratio_bootstrap
 
 
 def test_interquartile_mean() -> None:
@@ -51,3 +51,20 @@ def test_unpaired_runs_are_refused() -> None:
         paired_bootstrap([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="two or more"):
         paired_bootstrap([1], [2])
+
+
+def test_a_share_over_seeds_covers_although_events_come_in_clusters() -> None:
+    """Each seed has a rate of its own (mean .5) for its 20 events; 200 intervals over 40 seeds, four errors of 95 %."""
+    rng, covered = np.random.default_rng(0), 0
+    for draw in range(200):
+        part = rng.binomial(20, rng.uniform(size=40))
+        found = ratio_bootstrap(part, np.full(40, 20), draws=300, seed=draw)
+        assert found.value == part.sum() / 800
+        covered += found.low <= 0.5 <= found.high
+    assert covered >= 178
+
+
+def test_a_share_of_nothing_is_not_a_number() -> None:
+    assert np.isnan(ratio_bootstrap([0, 0], [0, 0]).value)
+    with pytest.raises(ValueError, match="do not match"):
+        ratio_bootstrap([1], [1, 2])

@@ -36,6 +36,11 @@ def study(config: Path, out: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+def show(out: Path, *chosen: str) -> subprocess.CompletedProcess[str]:
+    asked = [sys.executable, "-m", "rlback", "study", "show", "--out", str(out), "--json", "--draws", "50", *chosen]
+    return subprocess.run(asked, capture_output=True, text=True, env=environment(), timeout=120)
+
+
 def rows(out: Path) -> list[dict[str, Any]]:
     """What was found, without the seconds it took."""
     found = pq.read_table(out / "results.parquet").drop_columns(["seconds"]).to_pylist()
@@ -63,10 +68,11 @@ def test_a_killed_study_goes_on_and_finds_the_same(tmp_path: Path):
     # A worker may have finished one more part between the count and its end.
     assert again["computed"] in (again["units"] - had, again["units"] - had - 1)
     assert rows(killed) == rows(whole)
-    shown = subprocess.run(
-        [sys.executable, "-m", "rlback", "study", "show", "--out", str(whole), "--json", "--draws", "50"],
-        capture_output=True, text=True, env=environment(), timeout=120,
-    )  # fmt: skip
+    shown = show(whole)
     assert shown.returncode == 0, shown.stderr
     assert all(arm in shown.stdout for arm in ARMS)
+    few, lost = show(whole, "--arm", "gold", "--table", "finals"), show(whole, "--table", "finls")
+    assert [row["arm"] for row in json.loads(few.stdout)["finals"]["rows"]] == ["gold"]
+    assert lost.returncode == 2
+    assert "finals" in lost.stderr
     assert Path(undisturbed["report"]).is_file()

@@ -76,3 +76,15 @@ def test_parts_are_reused_after_a_commit_that_computes_nothing(tmp_path, monkeyp
     # The commit at which the rows were computed stays beside them, through a file and back.
     write_table(units.collected(everything, tmp_path), tmp_path / "results.parquet")
     assert commits_of(read_table(tmp_path / "results.parquet")) == ["aaaa"]
+
+
+def test_a_gate_s_own_module_counts_for_the_arms_that_name_it_alone(package):
+    """Its sources are in their configuration's digest, so that a change of it leaves all other parts valid."""
+    world, gate = named(package, "bandit"), revision.gate_revision.__wrapped__("statistics", package)
+    path = package / "studies/gate_statistics.py"
+    path.write_text(path.read_text() + "\n_X = 1\n")
+    assert named(package, "bandit") == world
+    assert revision.gate_revision.__wrapped__("statistics", package) != gate
+    assert revision.gate_revision.__wrapped__("person", package) is None
+    plain, judged = study_of("gold"), study_of({"x": {"like": "gold", "gate": {"by": "statistics", "ask": {}}}})
+    assert plain.digest("plain", "gold") != judged.digest("plain", "x")

@@ -1,0 +1,217 @@
+"""Tables of a study against figures worked by hand, and against exact values of the bandit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rlback.errors import ConfigError
+from rlback.studies import units
+from rlback.studies.config import check_study
+from rlback.studies.showing import chosen
+from rlback.studies.tables import read
+from rlback.studies.tables_attribution import attribution
+from rlback.studies.tables_curves import bends, refreshes
+from rlback.studies.tables_gates import approvals, gate_errors
+from rlback.studies.tables_signals import early_signals
+from rlback.studies.tables_tax import decomposition, iso_exposure
+from rlback.worlds.bandit import policies
+from tests.studies.rows import attempt, made
+from tests.studies.test_machine import TREE, study_of
+
+GATED = {"a": {"gate": {"by": "person"}, "exhausted": "stop", "refresh": True, "attempts": 4}}
+ASKED = {"a": {"gate": {"by": "approver", "noise": 0.25}, "exhausted": "stop", "refresh": False, "attempts": 2}}
+
+
+def base(*seeds: int, **more):
+    return [{"seed": seed} | more for seed in seeds]
+
+
+#: Two seeds. 0: better yes, worse yes, better no. 1: worse no, diverged no, better yes.
+DECIDED = [
+    *base(0, 1),
+    *attempt(0, 1, 1, 1, 1.0, 1.0), *attempt(0, 2, 1, 2, 0.5, 0.5), *attempt(0, 3, 1, 3, 0.9, 0.5),
+    *attempt(1, 1, 1, 1, -1.0, 0.0), *attempt(1, 1, 2, 2, 9.0, 0.0, status="diverged"), *attempt(1, 1, 3, 3, 0.4, 0.4),
+]  # fmt: skip
+
+
+def test_a_gate_s_errors_are_counted_against_gold():
+    """Worse: .5 after 1, -1 after 0, and the diverged one whatever its gold; one of the three was approved."""
+    (row,) = gate_errors(made(DECIDED, GATED)).rows
+    assert (row["decisions"], row["worse"], row["approved"], row["diverged"]) == (6, 0.5, 0.5, 1)
+    assert row["false approvals"] == pytest.approx(1 / 3)
+    assert row["false declines"] == pytest.approx(1 / 3)
+    assert row["wrong"] == pytest.approx(2 / 6)
+    assert (row["labels a decision"], row["labels an approval"]) == (5, 10)
+
+
+def test_an_arm_that_goes_back_further_or_has_no_gate_is_not_judged():
+    for change in ({"exhausted": "back"}, {"gate": {"by": "always"}}):
+        assert gate_errors(made(DECIDED, {"a": GATED["a"] | change})).rows == []
+
+
+def test_asking_again_is_told_by_checkpoint():
+    """Four checkpoints begun (three by seed 0, one by seed 1), three approvals, one of them of something worse."""
+    rows = [row | {"win_rate": 0.8, "win_true": 0.7} for row in DECIDED]
+    (row,) = approvals(made(rows, ASKED)).rows
+    assert (row["checkpoints"], row["approved"], row["falsely"]) == (4, 3 / 4, 1 / 4)
+    assert row["false of approved"] == pytest.approx(1 / 3)
+    assert row["gold change"] == pytest.approx((1.0 - 0.5 + 0.4) / 3)
+    # Who takes a quarter of the looks the wrong way sees .7 as .6.
+    assert row["overstated by"] == pytest.approx(0.8 - 0.6)
+    # First attempts: one good yes, one bad yes, two no: 1/4 each, and twice as many chances but for the half decided.
+    assert row["if independent"] == pytest.approx(1 / 4 + 1 / 2 * 1 / 4)
+
+
+def runs(arm: str, *, per_attempt: int, gate: int, declined: int, arrives: bool = True):
+    """Two like seeds: `declined` attempts for nothing, then one that is kept and has the target."""
+    rows = []
+    for seed in (0, 1):
+        rows += base(seed, arm=arm)
+        for n in range(1, declined + 2):
+            gold = 1.0 if n == declined + 1 and arrives else 0.0
+            spent = {"labels_reward": per_attempt * n, "labels_gate": gate * n, "labels": (per_attempt + gate) * n}
+            rows += attempt(seed, 1, n, n, gold or -1.0, gold, arm=arm, **spent)
+    return rows
+
+
+def test_the_label_tax_is_the_sum_of_its_parts():
+    """6 labels and 2 at the gate, two of three attempts declined, against 4 labels, no gate and no decline: 24 against 4."""
+    rows = [*runs("slow", per_attempt=6, gate=2, declined=2), *runs("take-last", per_attempt=4, gate=0, declined=0)]
+    found = decomposition(made(rows, targets=(0.75,), references=("take-last",))).rows
+    (row,) = [r for r in found if r["arm"] == "slow"]
+    assert row["tax"] == pytest.approx(math.log(24 / 4))
+    assert row["labels an attempt"] == pytest.approx(math.log(6 / 4))
+    assert row["attempts a commit"] == pytest.approx(math.log(3))
+    assert row["commits an arrival"] == pytest.approx(0)
+    assert row["gate"] == pytest.approx(math.log(8 / 6))
+
+
+def test_a_method_that_never_arrives_has_no_parts():
+    never = runs("never", per_attempt=6, gate=2, declined=2, arrives=False)
+    rows = [*never, *runs("take-last", per_attempt=4, gate=0, declined=0)]
+    assert [r["arm"] for r in decomposition(made(rows, targets=(0.75,), references=("take-last",))).rows] == []
+
+
+def test_what_was_paid_for_wrongly_does_not_arrive_at_equal_exposure():
+    """Seed 1 of the dirty arm has the target only by updates beyond the ceiling: it is censored at what it spent."""
+    rows = [row | {"mx_sign_kept": 0.1} for row in runs("take-last", per_attempt=4, gate=0, declined=0)]
+    for row in runs("dirty", per_attempt=4, gate=0, declined=0):
+        rows.append(row | {"mx_sign_kept": 0.4 if row["seed"] == 1 and row.get("updates") else 0.1})
+    found = iso_exposure(made(rows, targets=(0.75,), references=("take-last",), ceiling=0.2)).rows
+    (row,) = [r for r in found if r["arm"] == "dirty" and r["cost"] == "labels"]
+    assert (row["arrived"], row["without the ceiling"]) == (1, 2)
+    assert row["ert"] == 8
+    assert row["tax take-last"] == pytest.approx(2)
+
+
+def curve(seed: int, gold, arm: str = "vanilla", round_: int = 1, **more):
+    d = np.linspace(0.3, 3, 20)
+    return [
+        {"seed": seed, "arm": arm, "round": round_, "attempt": 1, "step": i, "updates": i + 100 * round_, "point": "step",
+         "kl": x * x, "gold": float(g)} | more
+        for i, (x, g) in enumerate(zip(d, gold(d), strict=True), 1)
+    ]  # fmt: skip
+
+
+def test_a_form_that_made_the_curve_predicts_what_lies_beyond():
+    """Drawn from d (2 - d), whose peak is at 1, with 1 % of noise; a diverged stretch is no part of the curve."""
+    rng = np.random.default_rng(0)
+    rows = [*base(0, 1, arm="vanilla")]
+    for seed in (0, 1):
+        rows += curve(seed, lambda d: d * (2 - d) + 0.01 * rng.standard_normal(len(d)))
+        rows.append({"seed": seed, "arm": "vanilla", "point": "step", "step": 99, "kl": 50.0, "gold": 99.0, "status": "diverged"})
+    (row,) = bends(made(rows)).rows
+    assert (row["best best_of_n"], row["best beyond best_of_n"], row["interior peaks"]) == (2, 2, 2)
+    assert row["median peak d"] == pytest.approx(1, abs=0.02)
+    assert row["error best_of_n"] < 0.1 < row["error rl"] < row["error saturating"]
+
+
+def test_each_refresh_s_peak_is_read_off_the_other_seeds():
+    """Peaks 1 with one model and 1.5 with two, in like seeds; twice the first one's would be 2."""
+    rows = [*base(0, 1, 2, arm="take-last")]
+    for seed in (0, 1, 2):
+        rows += curve(seed, lambda d: 1 - (d - d[5]) ** 2, "take-last", 1)
+        rows += curve(seed, lambda d: 1.5 - (d - d[9]) ** 2, "take-last", 2)
+    one, two = refreshes(made(rows)).rows
+    assert (one["peak"], two["peak"]) == (pytest.approx(1), pytest.approx(1.5))
+    assert (two["gain"], two["minus k times the first"]) == (pytest.approx(0.5), pytest.approx(-0.5))
+
+
+def test_a_signal_that_orders_the_seeds_is_found_and_divergence_is_the_worst_there_is():
+    """Spread orders ten seeds by how much gold falls next; the widest one diverges. Accuracy is the same in all."""
+    rows = base(*range(10), arm="watched")
+    for seed in range(10):
+        rows += attempt(seed, 1, 1, 1, 1.0, 1.0, arm="watched", spread=float(seed), tail_index=5.0)
+        rows += attempt(seed, 2, 1, 2, 1.0 - 0.1 * seed if seed < 9 else 7.0, 1.0, arm="watched",
+                        status="diverged" if seed == 9 else "ok")  # fmt: skip
+    results = made(rows)
+    results.frame[["accuracy_on_policy", "reward_variance", "proxy_standardised"]] = np.nan
+    found = {row["signal"]: row for row in early_signals(results).rows}
+    assert list(found) == ["spread"]  # a constant has no rank correlation
+    assert found["spread"]["next attempt"] == pytest.approx(-1)
+    assert found["spread"]["pairs"] == 10
+
+
+SWAPS = [
+    {f"vanilla-swap-{h}{r}{o}": {
+        "like": "vanilla", "score_by": "reward_model" if r else "human", "labels": {"feedback": "none"},
+        "swap": {"labels": "human" if h else "gold", "optimiser": "steps" if o else "exact"},
+    }}
+    for h in (0, 1) for r in (0, 1) for o in (0, 1)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory):
+    study = study_of(*SWAPS, annotator={"confidence_bias": 2.0})
+    out = tmp_path_factory.mktemp("swaps")
+    everything = units.units_of(study, out)
+    for unit in everything:
+        units.run_unit(study, unit, out)
+    table = units.collected(everything, out)
+    return study, read(table, study.keys.analysis, {name: arm.settings() for name, arm in study.arms.items()}, draws=20)
+
+
+def test_the_faults_add_up_to_the_gap_from_the_exact_optimum(swapped):
+    """The best within the distance of three segments of .4, and the best for what the annotators want, by bisection."""
+    study, results = swapped
+    bandit = study.learner("plain", study.seeds).bandit
+    best = policies.optimum_at_kl(bandit.base, bandit.gold, 1.2**2)
+    wanted = policies.optimum_at_kl(bandit.base, bandit.gold + 2.0 * bandit.confidence, 1.2**2)
+    exact, human = (policies.value(policy, bandit.gold).mean() for policy in (best, wanted))
+    actual = results.kept[(results.kept["arm"] == "vanilla-swap-111") & (results.kept["round"] == 1)]["gold"].mean()
+    rows = {row["way"]: row for row in attribution(results).rows}
+    for row in rows.values():
+        assert row["gap"] == pytest.approx(exact - actual)
+        assert row["labeller"] + row["reward model"] + row["optimiser"] == pytest.approx(row["gap"])
+    assert rows["telescoping"]["labeller"] == pytest.approx(exact - human)
+
+
+def test_no_policy_of_the_class_leaves_it(swapped):
+    """Whoever optimises what, the distance is at most that of three segments; the exact ones use all of it.
+
+    With a learned reward the greedy policy itself may be nearer: then there is no more to use.
+    """
+    kept = swapped[1].kept
+    ends = kept[kept["round"] == 1].set_index("arm")["kl"]
+    assert ends.max() <= 1.2**2 * (1 + 1e-9)
+    for arm in ("vanilla-swap-000", "vanilla-swap-100"):
+        assert ends[arm].to_numpy() == pytest.approx(1.2**2)
+
+
+@pytest.mark.parametrize(("what", "near"), [("tables", "refreshes"), ("arms", "vanilla-swap-111")])
+def test_what_is_misspelt_is_named_with_the_nearest(swapped, what, near):
+    with pytest.raises(ConfigError) as raised:
+        chosen(swapped[1], **{what: [near[:-1] + "x"]})
+    assert near in (raised.value.remedy or "")
+
+
+def test_a_setting_s_arms_are_those_it_names(tmp_path):
+    tree = {**TREE, "arms": ["take-last", "vanilla"], "settings": {"plain": {}, "few": {"arms": ["vanilla"]}}}
+    there = [(u.setting, u.arm) for u in units.units_of(check_study(tree, "x"), tmp_path)]
+    assert there == [("plain", "take-last"), ("plain", "vanilla"), ("few", "vanilla")]
+    with pytest.raises(ConfigError, match="no arm 'vanila'"):
+        check_study({**tree, "settings": {"few": {"arms": ["vanila"]}}}, "x")
