@@ -1,7 +1,7 @@
 """A second device without one: tensors "away" compute on the CPU, but cannot be mixed with those that are at home.
 
 What a GPU refuses is refused here: operations on tensors of two devices (a number, copies and indices apart), and
-turning a tensor into an array where it is. Results are those of the CPU, bit for bit. Experimental parts of torch.
+turning a tensor into an array where it is. Results are those of the CPU, to rounding. Experimental parts of torch.
 """
 
 from __future__ import annotations

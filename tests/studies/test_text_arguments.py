@@ -117,6 +117,11 @@ def test_what_is_wrong_is_named_before_anything_is_computed(
     assert remedy in (raised.value.remedy or "")
 
 
+def _numbers(tree: Any) -> list[float]:
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
+    return [float(tree)] if inner is None else [number for part in inner for number in _numbers(part)]
+
+
 def _everything(one: TextLearner) -> list[Any]:
     """Numbers from every part of a learner."""
     base = one.base()
@@ -145,15 +150,21 @@ def _everything(one: TextLearner) -> list[Any]:
 def test_on_another_device_everything_is_there_and_nothing_is_mixed(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The device of tests/away.py refuses what a GPU refuses, and gives the numbers of the CPU."""
+    """The device of tests/away.py refuses what a GPU refuses, and gives the numbers of the CPU, to rounding."""
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # it knows no tensors with a class of their own
+    swap = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # or moving would untie embedding and output matrix
     at_home = learner(pairs, None)
     world = replace(at_home.world, device=torch.device(NAME, 0), shared=tmp_path / "shared")
     away = replace(at_home, world=world)
-    found = _everything(away)
+    try:
+        found = _everything(away)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swap)
     assert {p.device.type for p in away.bases[0].policy.model.parameters()} == {NAME}
     assert world.gold.model.device.type == NAME
-    np.testing.assert_equal(found, _everything(at_home))
+    for one, other in zip(_numbers(found), _numbers(_everything(at_home)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_rehearsal_writes_nothing_and_names_what_is_to_be_made(pairs: Path, tmp_path: Path) -> None:

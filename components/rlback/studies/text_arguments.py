@@ -189,6 +189,7 @@ class Arguments:
         def fit(steps: int) -> None:
             start.fit(pairs, None, replace(s.reward, epochs=(steps - 0.5) * s.reward.batch / len(pairs)))
 
+        fit(1)  # makes the start, which belongs to no fit
         steps = max(1, int(s.reward.epochs * len(pairs) / s.reward.batch))
         seconds = seconds_of(steps, fit) * len(todo)
         what = f"gold model and its {s.folds} folds: {len(todo)} fits to up to {len(pairs):,} pairs, {steps} steps each"
