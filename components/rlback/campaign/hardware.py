@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from rlback.config import CampaignConfig
-from rlback.errors import ConfigError
 
 #: The width and the inner width that are measured where the policy is one on disk.
 USUAL = (512, 1408)
@@ -19,13 +18,9 @@ def require_device(config: CampaignConfig) -> None:
     """Raises ConfigError where the configuration asks for a GPU and torch finds none."""
     if config.device == "cpu":
         return
-    import torch
+    from rlback.models.devices import settled_device
 
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"device: {config.device}, but torch finds no GPU on this machine",
-            remedy="set device: cpu, or start it on a machine with one GPU and a torch build for it",
-        )
+    settled_device(config.device)
 
 
 def settle_precision(config: CampaignConfig) -> CampaignConfig:

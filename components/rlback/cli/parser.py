@@ -161,7 +161,9 @@ def build() -> argparse.ArgumentParser:
     study.add_argument("--dry-run", action="store_true", help="check everything, say what is missing and how long it may take")
     study.add_argument("--seeds", type=_seed, metavar="N", help="this many seeds instead of the file's")
     study.add_argument("--out", metavar="PATH", help="where results lie (default: reports/studies/NAME); with claims: its page")
-    study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: one a core)")
+    study.add_argument("--pairs", metavar="PATH", help="people's preferences, for a world that is made of them")
+    study.add_argument("--text", metavar="PATH", help="plain text that such a world's models are trained on, too")
+    study.add_argument("--workers", type=_seed, metavar="N", help="processes (default: the file's, or one a core)")
     for name in ("setting", "arm", "table"):
         told = f"with show: this {name} only; may be repeated"
         study.add_argument(f"--{name}", action="append", default=[], metavar="NAME", help=told)

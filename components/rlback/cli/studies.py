@@ -31,6 +31,7 @@ def study(options: argparse.Namespace) -> int:
     from rlback.studies.config import check_study
 
     tree = read_tree(Path(options.config), "study", "configs/studies/")
+    _take_data(tree, options)
     found = check_study(tree, options.config)
     if options.seeds is not None:
         if options.seeds < 1:
@@ -39,7 +40,7 @@ def study(options: argparse.Namespace) -> int:
     out = Path(options.out).absolute() if options.out else _home() / found.name
     everything = units.units_of(found, out)
     todo = units.missing(everything)
-    workers = options.workers or max(1, os.cpu_count() or 1)
+    workers = options.workers or found.keys.workers or max(1, os.cpu_count() or 1)
     if options.dry_run:
         return _plan(options, found, out, everything, todo, workers)
     from rlback.orchestration.studies import run
@@ -65,6 +66,17 @@ def study(options: argparse.Namespace) -> int:
     say(f"  report  {results}")
     next_command(f"rlback study show {found.name if not options.out else '--out ' + str(out)}")
     return 0
+
+
+def _take_data(tree: dict[str, Any], options: argparse.Namespace) -> None:
+    """Puts paths named on the command line where the study's file could have named them."""
+    for key in ("pairs", "text"):
+        path = getattr(options, key)
+        if path is not None:
+            settings = tree.setdefault("world_settings", {})
+            if not isinstance(settings, dict):
+                raise ConfigError(f"{options.config}: world_settings must be a mapping of keys to values")
+            settings[key] = str(Path(path).absolute())
 
 
 def show(options: argparse.Namespace) -> int:
@@ -125,19 +137,26 @@ def _project() -> Any:
 
 
 def _plan(options: argparse.Namespace, found: Any, out: Path, everything: list[Any], todo: list[Any], workers: int) -> int:
-    from rlback.studies.expectation import expected_seconds
+    from rlback.studies.expectation import expected
 
-    seconds = expected_seconds(found, todo, workers)
+    guess = expected(found, todo, workers, out / "shared")
+    seconds = guess.seconds
     if options.json:
         print(json.dumps({
             "study": found.name, "settings": list(found.settings), "arms": list(found.arms), "seeds": len(found.seeds),
             "units": len(everything), "missing": len(todo), "workers": workers, "expected_seconds": round(seconds, 1),
-            "out": str(out),
+            "beginnings": [{"what": b.what, "expected_seconds": round(b.seconds, 1)} for b in guess.beginnings],
+            "inputs": {name: dict(setting.inputs) for name, setting in found.settings.items()}, "out": str(out),
         }))  # fmt: skip
         return 0
     say(f"{found.name}: {len(found.arms)} arms, {len(found.settings)} settings, {len(found.seeds)} seeds")
+    device = next((s.inputs["device"] for s in found.settings.values() if "device" in s.inputs), None)
+    if device is not None:
+        say(f"  device  {device}")
+    for beginning in guess.beginnings:
+        say(f"  first   {beginning.what}: about {_time(beginning.seconds)}")
     say(f"  {len(todo)} of {len(everything)} units to compute")
-    say(f"  about {_time(seconds)} with {workers} processes (a guess from a short trial)")
+    say(f"  about {_time(seconds)} with {workers} processes (a guess from a short trial on this machine)")
     say(f"  results would go to {out}")
     return 0
 

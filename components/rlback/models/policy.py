@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import Packed, pack
 from rlback.models.llama_forward import states_at
 from rlback.models.products import linear
+from rlback.models.sizes import llama_config
 from rlback.models.tokenizers import ensure_special_tokens
 from rlback.settings import AdapterConfig, ModelShape
 
@@ -64,21 +65,10 @@ def new_policy(shape: ModelShape, tokenizer: PreTrainedTokenizerFast, seed: int)
     Input and output embeddings are one matrix: in a tiny model two would hold most of the parameters. The
     global random state is left as it was.
     """
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.d_model,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=shape.max_positions,
-        tie_word_embeddings=True,
-        attention_dropout=0.0,
-        initializer_range=_INITIAL_SPREAD / math.sqrt(shape.d_model),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    config = llama_config(shape, len(tokenizer))
+    config.initializer_range = _INITIAL_SPREAD / math.sqrt(shape.d_model)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)

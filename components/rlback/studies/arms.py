@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
@@ -309,6 +309,6 @@ def config_error(error: ValidationError, model: Any, place: str) -> ConfigError:
 
 def _keys(model: Any, path: list[str]) -> list[str]:
     for part in path:
-        kind = next((f.type for f in fields(model) if f.name == part), None)
-        model = globals().get(str(kind), model)
+        hint = get_type_hints(model).get(part)
+        model = next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), model)
     return [f.name for f in fields(model)]

@@ -23,8 +23,10 @@ from rlback.studies.bandit_models import Scores
 from rlback.studies.bandit_steps import Walk, advantages
 from rlback.studies.draws import SeedwiseDraws
 from rlback.studies.protocol import (
+    COMBINES,
     Array,
     Batch,
+    Beginning,
     Combine,
     Counts,
     Evaluation,
@@ -96,6 +98,17 @@ class BanditLearner:
     seeds: tuple[int, ...]
     methods = frozenset({"rl", "direct", "dpo", "best_of_n"})
     scorers = frozenset({"gold", "outcome", "human"})
+    combines = COMBINES
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {}
+
+    def rehearsal(self) -> tuple[BanditLearner, list[Beginning]]:
+        return self, []
+
+    def facts(self) -> dict[str, Any]:
+        return {}
 
     @property
     def lanes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +73,7 @@ class AnalysisKeys:
 
 @checked(frozen=True, config=_STRICT)
 class StudyKeys:
-    """The file's top level."""
+    """The file's top level. workers: processes where the command line names no number; None for one a core."""
 
     name: Name
     seeds: Seeds
@@ -82,6 +83,7 @@ class StudyKeys:
     world: Name = "bandit"
     about: str = ""
     chunk: Count = 20
+    workers: Count | None = None
     world_settings: dict[str, Any] = field(default_factory=dict)
     annotator: dict[str, Any] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class StudyKeys:
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting with the study's own keys filled in."""
+    """A setting with the study's own keys filled in. inputs: see protocol.Learner."""
 
     name: str
     about: str
@@ -98,6 +100,7 @@ class Setting:
     annotator: dict[str, Any]
     optimiser: dict[str, Any]
     plan: Plan
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class Study:
         gate = gate_revision(which.gate.by)
         return digest_of({
             **({"gate": gate} if gate else {}),
-            "world": self.keys.world, "settings": chosen.world, "annotator": chosen.annotator,
+            "world": self.keys.world, "settings": {**chosen.world, **chosen.inputs}, "annotator": chosen.annotator,
             "optimiser": chosen.optimiser, "plan": asdict(chosen.plan), "arm": which.settings(),
             "rate_from": [self.digest(setting, other), self.keys.seeds.first, self.keys.seeds.count] if other else None,
         })[:16]  # fmt: skip
@@ -177,6 +180,7 @@ def check_study(tree: dict[str, Any], place: str) -> Study:
         for only in keys.settings[name].arms or ():
             named(only, arms, f"{place}: setting `{name}`: arms")
         here, learner = study.arms_in(name), study.learner(name, study.seeds[:1])
+        settings[name] = replace(settings[name], inputs=learner.inputs)
         for arm in here:
             if arm.gate.rate_from is not None:
                 named(arm.gate.rate_from, {a.name: a for a in here}, f"{place}: setting `{name}`, arm `{arm.name}`: rate_from")

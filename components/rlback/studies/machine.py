@@ -15,7 +15,7 @@ import numpy as np
 from rlback.studies import gates
 from rlback.studies.arms import Arm
 from rlback.studies.choices import Candidate, choose
-from rlback.studies.memory import Memory, learns_from_labels
+from rlback.studies.memory import Memory, fits, learns_from_labels
 from rlback.studies.protocol import (
     Array,
     Batch,
@@ -116,6 +116,8 @@ def unsupported(learner: Learner, arm: Arm) -> str | None:
         return "the world knows no oracles to swap in"
     if arm.gate.by == "statistics" and not hasattr(learner, "again"):
         return "the world cannot have comparisons labelled twice, as a gate by statistics asks"
+    if fits(arm) and arm.reward.mode not in learner.combines:
+        return f"the world cannot join reward models by {arm.reward.mode} (it has {', '.join(sorted(learner.combines))})"
     return None
 
 

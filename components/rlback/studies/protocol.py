@@ -16,10 +16,10 @@ Rules for a learner, which tests/studies/test_bandit_learner.py checks for the b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ Key = tuple[str | int, ...]
 
 #: How several reward models become one score (maths/ensembles.py); `weight_average` averages parameters (WARM).
 Combine = Literal["last", "mean", "worst_case", "uncertainty_weighted", "weight_average"]
+COMBINES: frozenset[Combine] = frozenset(get_args(Combine))
 
 #: Rows of an exposure array, in this order: MX_sign, MX_false, MX_bad, MX_flow (science, section 2.2).
 EXPOSURES = ("sign", "false", "bad", "flow")
@@ -107,6 +108,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """Something that all runs share and that is still to be made; seconds: how long it may take here."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Batch:
     """Labels of one collection and which lanes have them: lanes without the label leave it out of every fit."""
 
@@ -124,6 +133,23 @@ class Learner(Protocol):
     methods: frozenset[str]
     #: Automated scorers it has besides reward models: some of {"gold", "outcome"}.
     scorers: frozenset[str]
+    #: Ways it can join several reward models.
+    combines: frozenset[Combine]
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What stands for a world's setting in digests of runs, by key: for a path the SHA-256 of what lies there, for
+        a device named `auto` the one there is. Settings without an entry stand for themselves."""
+        ...
+
+    def rehearsal(self) -> tuple[Learner, list[Beginning]]:
+        """For an estimate of time: a learner as dear as this one whose beginnings are not trained, and the beginnings
+        that are still to be made. Writes nothing."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of the results has to know of what all runs share, as far as it was made; {} for nothing."""
+        ...
 
     def base(self) -> Policy:
         """The base policy of every lane: the initial state, equal for all arms."""
@@ -253,5 +279,6 @@ Make = Callable[[Request], Learner]
 #: World name to "module:function"; a new world is one line here.
 LEARNERS: dict[str, str] = {
     "bandit": "rlback.studies.bandit:make_learner",
-    "visits": "rlback.studies.text:make_learner",
+    "visits": "rlback.studies.text_visits:make_learner",
+    "arguments": "rlback.studies.text_arguments:make_learner",
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,6 +35,7 @@ def publish(table: pa.Table, study: Study, out: Path) -> Path:
     write_table(table, out / "results.parquet")
     about = {"name": study.name, "about": study.keys.about, "analysis": asdict(study.keys.analysis)}
     about["settings"] = {name: s.about for name, s in study.settings.items()}
+    about["facts"] = {name: study.learner(name, study.seeds[:1], out / "shared").facts() for name in study.settings}
     about["arms"] = {name: arm.about for name, arm in study.arms.items()}
     about["arm_settings"] = {name: arm.settings() for name, arm in study.arms.items()}
     about["commits"] = commits_of(table)
@@ -45,7 +47,7 @@ def publish(table: pa.Table, study: Study, out: Path) -> Path:
     figures = draw(results.frame, out / "figures")
     figures |= draw_approvals(next((t.rows for t in tables if t.name == "approvals"), []), out / "figures")
     page = out / "index.html"
-    write_whole(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}))
+    write_whole(page, _page(study, table, tables, {name: files[0] for name, files in figures.items()}, about["facts"]))
     return page
 
 
@@ -66,7 +68,7 @@ def read_published(out: Path, *, draws: int | None = None, settings: Sequence[st
     return read(table, keys, about.get("arm_settings"), draws=draws, settings=settings)
 
 
-def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path]) -> str:
+def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path], facts: dict[str, Any]) -> str:
     revision, seeds, commits = table["code_revision"][0].as_py(), study.seeds, ", ".join(commits_of(table)) or "unknown"
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
@@ -76,6 +78,7 @@ def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str,
         f"code {escape(revision)} (commit {escape(commits)}). The labels are simulated.</p>",
     ]
     for name, setting in study.settings.items():
+        parts.append(_gold(facts[name]))
         image = base64.b64encode(figures[name].read_bytes()).decode()
         parts.append(
             f"<h2>{escape(name)}</h2><p>{escape(setting.about)}</p><div class=scroll tabindex=0>"
@@ -91,6 +94,21 @@ def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str,
                 f'src="data:image/svg+xml;base64,{image}"></div>'
             )
     return "".join([*parts, "</html>"])
+
+
+def _gold(facts: dict[str, Any]) -> str:
+    """What gold is worth, where it is a model."""
+    gold = facts.get("gold")
+    if gold is None:
+        return ""
+    crossed = gold["cross_validation"]
+    shown = "not finished" if crossed["accuracy"] is None else f"{crossed['accuracy']:.3f}"
+    return (
+        f"<p>Gold is a reward model of {gold['parameters']:,} parameters (a proxy has {gold['proxy_parameters']:,}), fitted to "
+        f"{gold['pairs']:,} human pairs of {len(gold['debates'])} debates. Accuracy on debates held out of its fit, "
+        f"{len(crossed['folds'])} of {crossed['of']} folds: {shown}; on the other debates' pairs "
+        f"{gold['other_debates']['accuracy']:.3f}. The longer argument wins {gold['longer_wins']:.3f} of its pairs.</p>"
+    )
 
 
 def _table(table: Table) -> str:

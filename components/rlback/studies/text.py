@@ -1,4 +1,5 @@
-"""The text world "visits" as a learner: a tiny language model, reward models on its trunk, RLOO, and people simulated.
+"""Text worlds as a learner: a language model, reward models on its trunk, RLOO, and people simulated. What the worlds
+differ in (prompts, gold, the making of a base policy) is behind text_world.TextWorld.
 
 One lane after the other, since a language model fills a core on its own. Policies and reward models are lists with a
 lane each. Gold is measured on fresh samples for prompts that nothing is trained on. Of the four exposures, sign and
@@ -9,10 +10,10 @@ is no planted set here, and gradients under gold would double the time of a step
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ from rlback.models.tokenizers import encode_prompt
 from rlback.records import Comparison, seed_of
 from rlback.studies import text_steps as steps
 from rlback.studies.protocol import (
+    COMBINES,
     Array,
     Batch,
+    Beginning,
     Combine,
     Counts,
     Evaluation,
@@ -34,14 +37,14 @@ from rlback.studies.protocol import (
     Segment,
     StepCheckpoint,
 )  # fmt: skip
-from rlback.studies.text_base import Base, Drawn, make_base
+from rlback.studies.text_base import Base, make_base
 from rlback.studies.text_policies import TextPolicy, distance, drawn_from, weights_of
 from rlback.studies.text_scores import Score, joined, scores_of
-from rlback.studies.text_settings import TextAnnotator, TextOptimiser, TextWorld, checked
+from rlback.studies.text_settings import TextAnnotator, TextOptimiser, checked
+from rlback.studies.text_world import Drawn, TextWorld
 from rlback.training.reward import TokenPair
 from rlback.training.threads import use_threads
 from rlback.worlds.annotators import SimulatedAnnotator
-from rlback.worlds.visits_world import VISITS
 
 #: Policies whose evaluation samples are kept: a candidate is measured again as the kept policy.
 _REMEMBERED = 4
@@ -59,30 +62,39 @@ class TextLabels:
     wins: Array
 
 
-def make_learner(request: Request) -> TextLearner:
-    """See protocol.Make."""
-    world = checked(TextWorld, request.world, f"{request.place}: world")
-    optimiser = checked(TextOptimiser, request.optimiser, f"{request.place}: optimiser")
-    annotator = checked(TextAnnotator, request.annotator, f"{request.place}: annotator")
-    plan = request.extra.get("plan", {})
-    usual = plan["segment_length"] / plan["segment_steps"] if plan else 1.0
-    return TextLearner(world, optimiser, annotator, request.seeds, request.shared, usual)
-
-
 @dataclass(frozen=True)
 class TextLearner:
-    """See protocol.Learner. shared: where base policies are kept for all processes. usual_size: the size of a step that
-    the optimiser's learning rates are meant for.
-    """
+    """See protocol.Learner. usual_size: the size of a step that the optimiser's learning rates are meant for."""
 
     world: TextWorld
     optimiser: TextOptimiser
     annotator: TextAnnotator
     seeds: tuple[int, ...]
-    shared: Path | None
     usual_size: float
     methods = frozenset({"rl", "direct", "dpo", "best_of_n"})
     scorers = frozenset({"gold", "outcome"})
+    # Members are heads on one trunk, whose averaged weights give their mean.
+    combines = COMBINES - {"weight_average"}
+
+    @classmethod
+    def of(cls, world: TextWorld, request: Request) -> TextLearner:
+        """The learner that was asked for."""
+        optimiser = checked(TextOptimiser, request.optimiser, f"{request.place}: optimiser")
+        annotator = checked(TextAnnotator, request.annotator, f"{request.place}: annotator")
+        plan = request.extra.get("plan", {})
+        usual = plan["segment_length"] / plan["segment_steps"] if plan else 1.0
+        return cls(world, optimiser, annotator, request.seeds, usual)
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        return self.world.inputs
+
+    def rehearsal(self) -> tuple[TextLearner, list[Beginning]]:
+        world, todo = self.world.rehearsal()
+        return replace(self, world=world), todo
+
+    def facts(self) -> dict[str, Any]:
+        return self.world.facts()
 
     @property
     def lanes(self) -> int:
@@ -92,8 +104,8 @@ class TextLearner:
     def bases(self) -> tuple[Base, ...]:
         """Trained at the first use, not before: a study's file is checked without it."""
         use_threads(1)
-        numbers = [seed % self.world.bases for seed in self.seeds]
-        made = {number: make_base(self.world, number, self.shared) for number in sorted(set(numbers))}
+        numbers = [seed % self.world.settings.bases for seed in self.seeds]
+        made = {number: make_base(self.world, number) for number in sorted(set(numbers))}
         return tuple(made[number] for number in numbers)
 
     def base(self) -> Policies:
@@ -117,13 +129,16 @@ class TextLearner:
         return tuple(made)
 
     def collect(self, side_a: Policies, side_b: Policies, count: int, key: Key) -> TextLabels:
-        lanes = [self._comparisons(lane, a, b, count, key) for lane, (a, b) in enumerate(zip(side_a, side_b, strict=True))]
-        wins = np.array([[self._verdict(lane, c, key) for c in found] for lane, found in enumerate(lanes)])
-        return TextLabels(tuple(lanes), wins.reshape(len(lanes), count))
+        lanes, wins = [], []
+        for lane, (a, b) in enumerate(zip(side_a, side_b, strict=True)):
+            found = self._comparisons(lane, a, b, count, key)
+            lanes.append(found)
+            wins.append(self._verdicts(found, self._seed(lane, "verdict", *key)))
+        return TextLabels(tuple(lanes), np.array(wins).reshape(len(lanes), count))
 
     def _comparisons(self, lane: int, a: TextPolicy, b: TextPolicy, count: int, key: Key) -> tuple[Comparison, ...]:
         seed = self._seed(lane, "collect", *key)
-        prompts, source = VISITS.prompts(seed, count, "gate"), "inside" if a is b else "cross"
+        prompts, source = self.world.prompts(seed, count, "gate"), "inside" if a is b else "cross"
         if a is b:
             drawn = self._draw(a, prompts, seed, 2)
             sides = list(zip(drawn.completions[::2], drawn.completions[1::2], strict=True))
@@ -133,16 +148,17 @@ class TextLearner:
             sides = list(zip(first.completions, second.completions, strict=True))
         return tuple(Comparison(p, one, two, source) for p, (one, two) in zip(prompts, sides, strict=True))
 
-    def _verdict(self, lane: int, comparison: Comparison, key: Key) -> float:
-        verdict = self._people.verdict(comparison, self._seed(lane, "verdict", *key))
-        return {"a": 1.0, "b": 0.0}.get(verdict, 0.5)
+    def _verdicts(self, comparisons: Sequence[Comparison], seed: int) -> list[float]:
+        sides = [c.a for c in comparisons] + [c.b for c in comparisons]
+        people = self._people(steps.known([c.prompt for c in comparisons] * 2, sides, self.world))
+        return [{"a": 1.0, "b": 0.0}.get(people.verdict(c, seed), 0.5) for c in comparisons]
 
-    @cached_property
-    def _people(self) -> SimulatedAnnotator:
+    def _people(self, known: steps.Known) -> SimulatedAnnotator:
         a = self.annotator
         return SimulatedAnnotator(
-            "sim-annotator", VISITS.gold, temperature=a.temperature, lapse=a.lapse, hype_bias=a.hype_bias, hype=VISITS.hype
-        )
+            "sim-annotator", lambda *what: known[what], temperature=a.temperature, lapse=a.lapse, hype_bias=a.hype_bias,
+            hype=self.world.hype,
+        )  # fmt: skip
 
     def wins(self, labels: TextLabels) -> Array:
         return labels.wins
@@ -164,8 +180,10 @@ class TextLearner:
                 order = np.random.default_rng(self._seed(lane, "sample", *key)).permutation(len(pairs))
                 pairs = [pairs[i] for i in order[: int(sample[lane])]]
             seed = self._seed(lane, "fit", *key)
+            # Arms that begin with as many labels have their first model in common; later ones are an arm's own.
+            shared = self.world.shared if key == ("fit", 1) else None
             try:
-                found.append(steps.fitted(base, pairs, members, self.optimiser, seed) if pairs else None)
+                found.append(steps.fitted(base, pairs, members, self.optimiser, seed, shared) if pairs else None)
             except TrainingDiverged:
                 found.append(None)  # a run that would follow it counts as diverged
         return tuple(found)
@@ -192,7 +210,8 @@ class TextLearner:
 
     def scorer(self, name: str) -> Scores:
         if name not in self.scorers:
-            raise ConfigError(f"the world visits has no scorer {name!r}", remedy=f"one of {', '.join(sorted(self.scorers))}")
+            there = ", ".join(sorted(self.scorers))
+            raise ConfigError(f"the world {self.world.name} has no scorer {name!r}", remedy=f"one of {there}")
         return tuple(Score(base, check=name, outcome_above=self.optimiser.outcome_above) for base in self.bases)
 
     def optimise(self, start: Policies, reward: Scores, segment: Segment, key: Key) -> Iterator[StepCheckpoint]:
@@ -230,7 +249,7 @@ class TextLearner:
 
     def _lane(self, lane: int, start: TextPolicy, key: Key) -> steps.Lane:
         trained = weights_of(start, "optimising it further")
-        return steps.Lane(self.bases[lane], trained, self.optimiser, self.world, self._seed(lane, "optimise", *key))
+        return steps.Lane(self.bases[lane], trained, self.optimiser, self._seed(lane, "optimise", *key))
 
     def best_of_n(self, start: Policies, reward: Scores, n: int) -> Policies:
         from rlback.studies.text_policies import BestOf
@@ -275,7 +294,7 @@ class TextLearner:
         for known, drawn in self._drawn[lane]:
             if known is policy:
                 return drawn
-        prompts = VISITS.prompts(seed_of("text evaluation"), self.world.eval_prompts, "eval")
+        prompts = self.world.prompts(seed_of("text evaluation"), self.world.settings.eval_prompts, "eval")
         drawn = self._draw(policy, prompts, self._seed(lane, "evaluation"), 2)
         self._drawn[lane].append((policy, drawn))
         if len(self._drawn[lane]) > _REMEMBERED:
@@ -287,7 +306,7 @@ class TextLearner:
         return [[] for _ in self.seeds]
 
     def _draw(self, policy: TextPolicy, prompts: Sequence[str], seed: int, per_prompt: int = 1) -> Drawn:
-        return drawn_from(policy, prompts, self.world.max_new_tokens, seed, per_prompt)
+        return drawn_from(self.world, policy, prompts, seed, per_prompt)
 
     def _tokens(self, prompt: str) -> tuple[int, ...]:
         return tuple(encode_prompt(self.bases[0].policy.tokenizer, prompt))

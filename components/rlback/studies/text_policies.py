@@ -1,4 +1,4 @@
-"""Policies of the text world: a language model, or the best of n completions of another policy by a scorer."""
+"""Policies of a text world: a language model, or the best of n completions of another policy by a scorer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from rlback.errors import ConfigError
 from rlback.maths.best_of_n import kl_bound
 from rlback.maths.masking import length_chunks
 from rlback.models.policy import Policy, token_logps
-from rlback.studies.text_base import Drawn, draw
+from rlback.studies.text_base import draw
 from rlback.studies.text_scores import Score, scores_of
+from rlback.studies.text_world import Drawn, TextWorld
 
 _MAX_PADDED = 4096
 
@@ -39,18 +40,18 @@ def weights_of(policy: TextPolicy, purpose: str) -> Policy:
     return policy
 
 
-def drawn_from(policy: TextPolicy, prompts: Sequence[str], max_new_tokens: int, seed: int, per_prompt: int = 1) -> Drawn:
+def drawn_from(world: TextWorld, policy: TextPolicy, prompts: Sequence[str], seed: int, per_prompt: int = 1) -> Drawn:
     """Samples of any policy, those of a prompt side by side. logps are None for best of n."""
     if isinstance(policy, Policy):
-        return draw(policy, prompts, max_new_tokens, seed, per_prompt)
-    many = drawn_from(policy.start, prompts, max_new_tokens, seed, per_prompt * policy.n)
+        return draw(world, policy, prompts, seed, per_prompt)
+    many = drawn_from(world, policy.start, prompts, seed, per_prompt * policy.n)
     values = scores_of(policy.score, many).view(-1, policy.n)
     chosen = [row * policy.n + int(best) for row, best in enumerate(values.argmax(1))]
 
     def pick(items: tuple) -> tuple:  # type: ignore[type-arg]
         return tuple(items[i] for i in chosen)
 
-    return Drawn(pick(many.prompts), pick(many.ids), pick(many.completions), pick(many.gold))
+    return Drawn(world, pick(many.prompts), pick(many.ids), pick(many.completions))
 
 
 def distance(policy: TextPolicy, other: TextPolicy, drawn: Drawn) -> float:
@@ -72,5 +73,5 @@ def distance(policy: TextPolicy, other: TextPolicy, drawn: Drawn) -> float:
     with torch.no_grad():
         for rows in length_chunks([len(p) + len(c) for p, c in zip(drawn.ids, completions, strict=True)], _MAX_PADDED):
             logps, _ = token_logps(other.model, [drawn.ids[r] for r in rows], [completions[r] for r in rows], pad)
-            theirs[rows] = logps.double().sum(1).numpy()
+            theirs[rows] = logps.double().sum(1).cpu().numpy()
     return max(0.0, float((np.array(drawn.logps) - theirs).mean()))

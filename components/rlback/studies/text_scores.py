@@ -1,4 +1,7 @@
-"""What scores completions in the text world: reward models alone or joined, and automated checks on the same scale."""
+"""What scores completions in a text world: reward models alone or joined, and automated checks on the same scale.
+
+Scores are a few numbers: they leave the reward model's device here, and everything below works on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,10 @@ from torch import Tensor
 from rlback.errors import ConfigError
 from rlback.maths import ensembles
 from rlback.models.reward_model import RewardModel
-from rlback.models.tokenizers import decode
 from rlback.records import digest_of
 from rlback.studies.protocol import Combine
-from rlback.studies.text_base import Base, Drawn
-from rlback.worlds.visits_world import VISITS
+from rlback.studies.text_base import Base
+from rlback.studies.text_world import Drawn
 
 Tokens = Sequence[int]
 
@@ -41,7 +43,7 @@ class Score:
         if self.check is not None:
             return self._checked(prompts, completions)[None]
         models = self.models[-1:] if self.how == "last" else self.models
-        return torch.cat([model.member_scores(prompts, completions) for model in models])
+        return torch.cat([model.member_scores(prompts, completions).cpu() for model in models])
 
     def score(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
         """(b,) float32."""
@@ -81,11 +83,9 @@ class Score:
         return ensembles.mean(members)
 
     def _checked(self, prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> Tensor:
-        tokenizer = self.base.policy.tokenizer
-        gold = [
-            VISITS.gold(decode(tokenizer, p), decode(tokenizer, c), bool(len(c)) and c[-1] == tokenizer.eos_token_id)
-            for p, c in zip(prompts, completions, strict=True)
-        ]
+        base = self.base
+        texts = [base.world.prompt_text(base.policy.tokenizer, p) for p in prompts]
+        gold = base.world.golds(texts, [base.completion(c) for c in completions])
         values = torch.tensor(gold, dtype=torch.float64)
         if self.check == "outcome":
             return (values >= self.base.gold_mean + self.outcome_above * self.base.gold_sd).double()
@@ -98,8 +98,9 @@ def joined(models: Sequence[Score], has: Sequence[bool], how: Combine, weight: f
     if how == "last":
         return chosen[-1]
     if how == "weight_average":
+        # Refused before a study runs, too: TextLearner.combines.
         raise ConfigError(
-            "reward.mode weight_average is not to be had in the world visits: its members are heads on one trunk, whose "
+            "reward.mode weight_average is not to be had in a text world: its members are heads on one trunk, whose "
             "averaged weights give their mean",
             remedy="set reward.mode to mean, or leave arms ending in -warm out of this study",
         )

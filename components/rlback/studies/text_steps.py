@@ -1,33 +1,44 @@
-"""Segments of the text world: one lane's training by the loops of the product, read out at its checkpoints."""
+"""Segments of a text world: one lane's training by the loops of the product, read out at its checkpoints."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rlback.errors import TrainingDiverged
 from rlback.maths.advantages import leave_one_out
 from rlback.maths.misreward import exposure
+from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy
-from rlback.models.reward_model import new_reward_model
+from rlback.models.reward_model import RewardModel, new_reward_model
 from rlback.models.tokenizers import decode, encode_prompt
 from rlback.records import Comparison, Completion, Verdict, digest_of, seed_of
-from rlback.settings import DPOConfig, RLOOConfig
+from rlback.settings import DPOConfig, RewardShape, RLOOConfig
 from rlback.studies.protocol import Array, Segment, StepCheckpoint, no_exposure
+from rlback.studies.shared import REWARD, once
 from rlback.studies.text_base import Base
 from rlback.studies.text_policies import TextPolicy
 from rlback.studies.text_scores import Score
-from rlback.studies.text_settings import TextOptimiser, TextWorld
+from rlback.studies.text_settings import TextOptimiser
+from rlback.studies.text_world import TextWorld
 from rlback.training.dpo import fit_dpo
 from rlback.training.on_policy import StepRecord, optimise
 from rlback.training.reward import TokenPair, fit_reward
 from rlback.training.scorers import AnnotatorScorer, Scorer
+from rlback.training.state import tokens_digest
 from rlback.worlds.annotators import SimulatedAnnotator
-from rlback.worlds.visits_world import VISITS
+
+#: Gold by (prompt, text, whether it ended), and the people who know it.
+Known = dict[tuple[str, str, bool], float]
+People = Callable[[Known], SimulatedAnnotator]
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,6 @@ class Lane:
     base: Base
     start: Policy
     optimiser: TextOptimiser
-    world: TextWorld
     seed: int
 
 
@@ -52,14 +62,35 @@ class Walked:
     diverged: bool = False
 
 
-def fitted(base: Base, pairs: Sequence[TokenPair], members: int, optimiser: TextOptimiser, seed: int) -> Score:
-    """A reward model from the base's trunk, standardised on its samples; several members are heads on one trunk."""
+def fitted(
+    base: Base, pairs: Sequence[TokenPair], members: int, optimiser: TextOptimiser, seed: int, shared: Path | None = None
+) -> Score:
+    """A reward model from the base's trunk, standardised on its samples; several members are heads on one trunk.
+
+    shared: where it is kept for other runs that fit the same.
+    """
     shape = optimiser.reward_shape if members == 1 else replace(optimiser.reward_shape, members=members)
-    model = new_reward_model(base.policy, shape, seed_of(seed, "weights"))
-    fit_reward(model, pairs, optimiser.reward, seed=seed_of(seed, "order"))
-    drawn = base.reference
-    model.rescale(drawn.ids, [c.ids for c in drawn.completions])
+
+    def make(state: Path | None) -> RewardModel:
+        model = new_reward_model(base.policy, shape, seed_of(seed, "weights"))
+        fit_reward(model, pairs, optimiser.reward, seed=seed_of(seed, "order"), state_dir=state)
+        drawn = base.reference
+        model.rescale(drawn.ids, [c.ids for c in drawn.completions])
+        return model
+
+    name = "" if shared is None else _reward_name(base, pairs, shape, optimiser, seed)
+    model = once(shared, name, REWARD, make).to(base.world.device)
     return Score(base, (model,), "last" if members == 1 else "mean")
+
+
+def _reward_name(
+    base: Base, pairs: Sequence[TokenPair], shape: RewardShape, optimiser: TextOptimiser, seed: int
+) -> str:
+    """A digest of what determines the model."""
+    reference = [c.ids for c in base.reference.completions]
+    tokens = tokens_digest([*reference, *(ids for pair in pairs for ids in (pair.prompt, pair.chosen, pair.rejected))])
+    key = [weights_digest(base.policy.model), tokens, asdict(shape), asdict(optimiser.reward), seed, base.world.device.type]
+    return f"reward-{digest_of(key)[:16]}"
 
 
 def side_by_side(start: Sequence[TextPolicy], segment: Segment, walk: Callable[[int], Walked]) -> Iterator[StepCheckpoint]:
@@ -90,28 +121,61 @@ def on_scores(lane: Lane, score: Scorer, segment: Segment, steps: int) -> Walked
     """RLOO against a scorer."""
     o = lane.optimiser
     config = RLOOConfig(
-        steps=steps, lr=o.lr * segment.size, beta=o.beta + segment.beta, max_new_tokens=lane.world.max_new_tokens,
-        prompts_per_step=o.prompts_per_step, samples_per_prompt=o.samples_per_prompt, kl_budget=o.kl_limit,
-        checkpoint_every=segment.every,
+        steps=steps, lr=o.lr * segment.size, prompts_per_step=o.prompts_per_step, samples_per_prompt=o.samples_per_prompt,
+        **_common(lane, segment),
     )  # fmt: skip
     return _rloo(lane, score, config, segment, Walked())
 
 
-def on_people(lane: Lane, people: SimulatedAnnotator, labels_per_step: int, segment: Segment, steps: int) -> Walked:
+def _common(lane: Lane, segment: Segment) -> dict[str, Any]:
+    o = lane.optimiser
+    return {
+        "beta": o.beta + segment.beta, "max_new_tokens": lane.base.world.settings.max_new_tokens, "kl_budget": o.kl_limit,
+        "checkpoint_every": segment.every, "length_normaliser": o.length_normaliser, "no_end_penalty": o.no_end_penalty,
+        "precision": o.precision, "max_padded": o.max_padded,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A scorer that asks people; gold, which they know, is asked for once a batch."""
+
+    lane: Lane
+    people: People
+    name: str
+    graded: bool = False
+
+    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        base = self.lane.base
+        texts = {tuple(p): base.world.prompt_text(base.policy.tokenizer, p) for p in prompts}
+        asked = [texts[tuple(p)] for p in prompts]
+        written = {tuple(c): base.completion(c) for c in completions}
+        told = known(asked, [written[tuple(c)] for c in completions], base.world)
+        annotator = self.people(told)
+
+        def compare(prompt: Ids, a: Ids, b: Ids) -> Verdict:
+            comparison = Comparison(texts[tuple(prompt)], written[tuple(a)], written[tuple(b)], "inside")
+            return annotator.verdict(comparison, seed_of(self.lane.seed, "direct", tuple(prompt), tuple(a), tuple(b)))
+
+        return AnnotatorScorer(compare, self.name).score(prompts, completions)
+
+    def identity(self) -> str:
+        return digest_of(["annotator", self.name])
+
+
+def known(prompts: Sequence[str], completions: Sequence[Completion], world: TextWorld) -> Known:
+    """Gold of these completions, for people who know it."""
+    golds = world.golds(prompts, completions)
+    return {(p, c.text, c.finished): gold for p, c, gold in zip(prompts, completions, golds, strict=True)}
+
+
+def on_people(lane: Lane, people: People, labels_per_step: int, segment: Segment, steps: int) -> Walked:
     """RLOO on verdicts: two completions for each of `labels_per_step` prompts, +1 and -1."""
-    o, tokenizer = lane.optimiser, lane.base.policy.tokenizer
-
-    def completion(ids: tuple[int, ...]) -> Completion:
-        return Completion(decode(tokenizer, ids), ids, bool(ids) and ids[-1] == tokenizer.eos_token_id)
-
-    def compare(prompt: Sequence[int], a: Sequence[int], b: Sequence[int]) -> Verdict:
-        comparison = Comparison(decode(tokenizer, prompt), completion(tuple(a)), completion(tuple(b)), "inside")
-        return people.verdict(comparison, seed_of(lane.seed, "direct", tuple(prompt), tuple(a), tuple(b)))
-
-    scorer = AnnotatorScorer(compare, digest_of([people.lineage(), lane.seed]))
+    o = lane.optimiser
+    scorer = _Asked(lane, people, digest_of([people({}).lineage(), lane.seed]))
     config = RLOOConfig(
-        steps=steps, lr=o.direct_lr * segment.size, beta=o.beta + segment.beta, max_new_tokens=lane.world.max_new_tokens,
-        prompts_per_step=labels_per_step, samples_per_prompt=2, kl_budget=o.kl_limit, checkpoint_every=segment.every,
+        steps=steps, lr=o.direct_lr * segment.size, prompts_per_step=labels_per_step, samples_per_prompt=2,
+        **_common(lane, segment),
     )  # fmt: skip
     return _rloo(lane, scorer, config, segment, Walked(labels_per_step=labels_per_step))
 
@@ -123,7 +187,7 @@ def on_pairs(lane: Lane, pairs: Sequence[TokenPair], segment: Segment, temperatu
     config = DPOConfig(
         lr=o.dpo_lr * segment.size, beta=temperature, batch=o.dpo_batch, checkpoint_every=segment.every,
         # Half a step less than asked for: the loop rounds up.
-        epochs=(steps - 0.5) * o.dpo_batch / len(pairs),
+        epochs=(steps - 0.5) * o.dpo_batch / len(pairs), precision=o.precision, max_padded=o.max_padded,
     )  # fmt: skip
 
     def keep(done: int, current: Policy) -> None:
@@ -140,7 +204,7 @@ def on_pairs(lane: Lane, pairs: Sequence[TokenPair], segment: Segment, temperatu
 def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walked: Walked) -> Walked:
     policy, tokenizer = _copy(lane.start), lane.base.policy.tokenizer
     reference = _copy(lane.start if segment.reference == "start" else lane.base.policy)
-    prompts = VISITS.prompts(seed_of(lane.seed, "prompts"), config.steps * config.prompts_per_step, "train")
+    prompts = lane.base.world.prompts(seed_of(lane.seed, "prompts"), config.steps * config.prompts_per_step, "train")
     tokens = [tuple(encode_prompt(tokenizer, prompt)) for prompt in prompts]
     texts = dict(zip(tokens, prompts, strict=True))
     so_far = np.zeros((4, 2))  # bad and flow stay at 0 of 0, which is no share: see text.py
@@ -166,15 +230,13 @@ def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walk
 
 def _exposure(record: StepRecord, texts: dict[tuple[int, ...], str], base: Base) -> Array:
     """Parts and wholes of MX_sign and MX_false of one step, (2, 2)."""
-    tokenizer = base.policy.tokenizer
-    gold = torch.tensor(
-        [
-            VISITS.gold(texts[tuple(prompt)], decode(tokenizer, ids), done)
-            for prompt, ids, done in zip(record.prompts, record.completions, record.finished, strict=True)
-        ]
-    )
+    completions = [
+        Completion(decode(base.policy.tokenizer, ids), ids, done)
+        for ids, done in zip(record.completions, record.finished, strict=True)
+    ]
+    gold = torch.tensor(base.world.golds([texts[tuple(prompt)] for prompt in record.prompts], completions))
     advantages = leave_one_out((gold / base.gold_sd).view(-1, record.samples_per_prompt)).flatten()
-    found = exposure(record.advantages.flatten(), advantages, record.weights.flatten())
+    found = exposure(record.advantages.flatten().cpu(), advantages, record.weights.flatten().cpu())
     return np.array([[found.sign_wrong, found.sign_all], [found.false_wrong, found.false_all]])
 
 

@@ -22,18 +22,26 @@ def token_pair(
     tokenizer: PreTrainedTokenizerFast, pair: PreferencePair, prompt_limit: int, completion_limit: int
 ) -> TokenPair:
     """A pair as token ids: of a longer prompt its end, of a longer completion its beginning and the end token."""
-    prompt = prompt_ids(tokenizer, pair.prompt)
-    if len(prompt) > prompt_limit:
-        # The end of a conversation is what is answered; a start token, where there is one, stays in front.
-        start = prompt[:1] if prompt[0] == tokenizer.bos_token_id else []
-        prompt = [*start, *prompt[len(prompt) - prompt_limit + len(start) :]]
+    sides = (completion_tokens(tokenizer, text, completion_limit) for text in (pair.chosen, pair.rejected))
+    return TokenPair(prompt_tokens(tokenizer, pair.prompt, prompt_limit), *sides, pair.weight)
 
-    def completion(text: str) -> list[int]:
-        ids = encode_completion(tokenizer, text)
-        # The end token stays: the text had an end, we only do not read its middle part.
-        return ids if len(ids) <= completion_limit else [*ids[: completion_limit - 1], ids[-1]]
 
-    return TokenPair(prompt, completion(pair.chosen), completion(pair.rejected), pair.weight)
+def prompt_tokens(tokenizer: PreTrainedTokenizerFast, prompt: str, limit: int) -> list[int]:
+    """The ids of a prompt, of a longer one its end."""
+    ids = prompt_ids(tokenizer, prompt)
+    if len(ids) <= limit:
+        return ids
+    # The end of a conversation is what is answered; a start token, where there is one, stays in front.
+    start = ids[:1] if ids[0] == tokenizer.bos_token_id else []
+    return [*start, *ids[len(ids) - limit + len(start) :]]
+
+
+def completion_tokens(tokenizer: PreTrainedTokenizerFast, text: str, limit: int, *, finished: bool = True) -> list[int]:
+    """The ids of a completion, of a longer one its beginning. The end token stays where the text had an end."""
+    ids = encode_completion(tokenizer, text)
+    if not finished and len(ids) > 1:
+        return ids[:-1][:limit]
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
 
 
 def accuracy_on(model: RewardModel, pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair]) -> dict[str, Any]:
