@@ -67,9 +67,9 @@ class RewardShape:
     cannot learn from some hundred labels which words contradict the prompt, but the policy it was built from knows,
     and shows it by being surprised.
 
-    bag (with `last` and `mean`): beside the trunk, a weight for every token of the vocabulary, read off the bag of the
-    completion's tokens (a wide part beside a deep one: Cheng et al. 2016, arXiv 1606.07792). A small trunk sees a few
-    hundred texts too often to learn from them which words go with a good one; a line through the counts learns that.
+    bag (with `last` and `mean`): one more member beside the trunk's, a line through the bag of the completion's tokens. A
+    small trunk sees a few hundred texts too often to learn from them which words go with a good one; the line learns
+    that. Each is fitted as if it were alone: fitted to one loss, the trunk would leave the line nothing to learn.
 
     With `members` above 1 it is an ensemble, and `combine` says how the members' scores, each at mean 0 and variance 1
     on the reference samples, become one (maths/ensembles.py); `uncertainty_weighted` takes `uncertainty_weight` times
@@ -90,10 +90,19 @@ class RewardShape:
             raise ValueError("surprise needs a value per token: use it with pooling: sum")
         if self.bag and self.pooling == "sum":
             raise ValueError("pooling: sum has a value per token already: use bag with last or mean")
-        if self.members == 1 and (self.combine != "mean" or not self.share_trunk):
-            raise ValueError("combine and share_trunk are about several members: set members above 1")
+        if self.bag and not self.share_trunk:
+            raise ValueError("bag goes with members on one trunk: leave share_trunk at true")
+        if self.count == 1 and self.combine != "mean":
+            raise ValueError("combine is about several members: set members above 1")
+        if self.members == 1 and not self.share_trunk:
+            raise ValueError("share_trunk is about several members: set members above 1")
         if (self.combine == "uncertainty_weighted") != (self.uncertainty_weight > 0):
             raise ValueError("combine: uncertainty_weighted and an uncertainty_weight above 0 go together")
+
+    @property
+    def count(self) -> int:
+        """How many scores a completion gets: one of each member on a trunk, and one of the bag."""
+        return self.members + self.bag
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -41,7 +41,7 @@ def trained(shape: RewardShape, seed: int = 2) -> RewardModel:
 
 def alone(made: RewardModel, member: int) -> RewardModel:
     """A single reward model with one member's weights."""
-    single = new_reward_model(policy(), RewardShape(made.shape.pooling, made.shape.surprise, bag=made.shape.bag), seed=9)
+    single = new_reward_model(policy(), RewardShape(made.shape.pooling, made.shape.surprise), seed=9)
     trunk = made.trunk if made.shape.share_trunk else made.trunk[member]
     single.trunk.load_state_dict(trunk.state_dict())
     with torch.no_grad():
@@ -50,8 +50,6 @@ def alone(made: RewardModel, member: int) -> RewardModel:
             columns = 2 if made.shape.surprise else 1
             first = member * columns
             single.token_table.weight.copy_(made.token_table.weight[:, first : first + columns])
-        if made.shape.bag:
-            single.bag.weight.copy_(made.bag.weight[:, member : member + 1])
         if made.shape.surprise:
             single.gain.weight.copy_(made.gain.weight[member : member + 1])
     return single
@@ -62,7 +60,7 @@ def test_a_member_scores_as_it_would_alone(shape: RewardShape):
     """Row k of the raw scores is what a single reward model with member k's weights gives."""
     made = trained(shape)
     raw = made(PROMPTS, COMPLETIONS)
-    assert raw.shape == (shape.members, 5)
+    assert raw.shape == (shape.count, 5)
     for member in range(shape.members):
         assert torch.allclose(raw[member], alone(made, member)(PROMPTS, COMPLETIONS), atol=1e-5)
     assert (raw.max(0).values - raw.min(0).values).min() > 1e-3

@@ -13,7 +13,8 @@ from tests.models.builders import PROMPTS, policy
 SHAPES = [
     RewardShape(pooling, surprise)
     for pooling, surprise in (("last", False), ("mean", False), ("sum", False), ("sum", True))
-] + [RewardShape("mean", bag=True)]
+]
+ALL = [*SHAPES, RewardShape("mean", bag=True)]
 COMPLETIONS = [[3, 23], [7, 7, 8, 23], [1], [2, 2, 2, 2, 2, 23], [0, 23]]
 
 
@@ -28,7 +29,7 @@ def trained(shape: RewardShape) -> RewardModel:
     return made
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", ALL, ids=str)
 def test_score_is_independent_of_the_batch(shape: RewardShape):
     """The same ids score the same alone, among others, in any order and at any batch size."""
     made = trained(shape)
@@ -42,7 +43,7 @@ def test_score_is_independent_of_the_batch(shape: RewardShape):
     assert together.std() > 1e-3
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", ALL, ids=str)
 def test_end_token_is_scored(shape: RewardShape):
     """A finished completion and the same one cut before its end token get different scores."""
     made = trained(shape)
@@ -184,7 +185,9 @@ def test_a_bag_counts_what_is_said_not_how_often_nor_where():
         made.head.weight.zero_()
         made.bag.weight[3], made.bag.weight[7] = 2.0, -1.0
     norm = math.hypot(math.log(3), math.log(2))
-    ordered, turned, twice, short = made.score(PROMPTS[:1] * 4, [[3, 3, 7], [7, 3, 3], [3] * 9, [3]]).tolist()
+    of_trunk, of_bag = made(PROMPTS[:1] * 4, [[3, 3, 7], [7, 3, 3], [3] * 9, [3]]).tolist()
+    assert of_trunk == [0.0] * 4
+    ordered, turned, twice, short = of_bag
     assert ordered == pytest.approx((2 * math.log(3) - math.log(2)) / norm, rel=1e-5)
     assert turned == pytest.approx(ordered, rel=1e-5)
     assert twice == short == pytest.approx(2.0)
@@ -193,3 +196,5 @@ def test_a_bag_counts_what_is_said_not_how_often_nor_where():
 def test_a_bag_beside_a_table_of_values_is_refused():
     with pytest.raises(ValueError, match="has a value per token already"):
         RewardShape("sum", bag=True)
+    with pytest.raises(ValueError, match="leave share_trunk"):
+        RewardShape("mean", members=2, share_trunk=False, bag=True)

@@ -96,7 +96,8 @@ def least_memory(config: CampaignConfig, sizes: Sizes) -> dict[str, int]:
     if config.fits_reward_models:
         shape, members = config.reward_model.shape, sizes["reward_model.shape.members"]
         trunks = 1 if shape.share_trunk else members
-        heads = members * (1 + shape.surprise) * (base.width + base.vocabulary * (shape.pooling == "sum" or shape.bag))
+        heads = members * (1 + shape.surprise) * (base.width + base.vocabulary * (shape.pooling == "sum"))
+        heads += base.vocabulary * shape.bag
         judge = FROZEN * (trunks * base.weights + heads + shape.surprise * base.weights)
         trained = TRAINED * (trunks * base.weights + heads) + FROZEN * shape.surprise * base.weights
         found["fit_reward"] = trained + 2 * ROW * sizes["reward_model.training.batch"]

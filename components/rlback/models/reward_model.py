@@ -37,9 +37,9 @@ class RewardModel(nn.Module):
     Parameters, for m members: `trunk.*`, or `trunk.0.*` to `trunk.<m - 1>.*` where each has its own; `head.weight`
     (m, d); for `sum` also `token_table.weight` (V, m * c), c columns for each member in turn: the per-token offset and,
     with surprise, the per-token slope on surprise; with surprise also `gain.weight` (m, d), the slope read off the
-    state; with a bag `bag.weight` (V, m). The frozen policy (`frozen.*`) takes no gradient; all members share it.
-    Buffers: `shift` and `scale`, scalars for one member and (m,) for several, and for several `combined_shift` and
-    `combined_scale`: see `rescale`.
+    state; with a bag, the last member, `bag.weight` (V, 1). The frozen policy (`frozen.*`) takes no gradient; all
+    members share it. Buffers: `shift` and `scale`, scalars for one member and (m,) for several, the bag counted, and
+    for several `combined_shift` and `combined_scale`: see `rescale`.
     """
 
     #: Equal scores for different completions mean that it collapsed.
@@ -70,16 +70,16 @@ class RewardModel(nn.Module):
             self.token_table = nn.Embedding(vocabulary, members * (2 if shape.surprise else 1))
             nn.init.zeros_(self.token_table.weight)
         if shape.bag:
-            self.bag = nn.Embedding(vocabulary, members)
+            self.bag = nn.Embedding(vocabulary, 1)
             nn.init.zeros_(self.bag.weight)
         if shape.surprise:
             self.frozen = copy.deepcopy(model).requires_grad_(False)
             self.gain = nn.Linear(width, members, bias=False)
             nn.init.zeros_(self.gain.weight)
-        each = () if members == 1 else (members,)
+        each = () if shape.count == 1 else (shape.count,)
         self.register_buffer("shift", torch.zeros(each))
         self.register_buffer("scale", torch.ones(each))
-        if members > 1:
+        if shape.count > 1:
             self.register_buffer("combined_shift", torch.zeros(()))
             self.register_buffer("combined_scale", torch.ones(()))
 
@@ -143,7 +143,7 @@ class RewardModel(nn.Module):
         hidden = states[0] if self.shape.share_trunk else torch.stack(states)
         with torch.autocast(self.device.type, enabled=False):
             scores = self._pool(hidden.float(), batch.targets, batch.mask, seen, which)
-        return scores if self.shape.members > 1 and member is None else scores[0]
+        return scores if self.shape.count > 1 and member is None else scores[0]
 
     def _states(self, trunk: nn.Module, batch: Packed) -> Tensor:
         """What the pooling reads: the states of last tokens (b, d), or of all completion tokens (b, t, d)."""
@@ -171,7 +171,7 @@ class RewardModel(nn.Module):
         if self.shape.pooling != "sum":
             pooled = states if self.shape.pooling == "last" else states.sum(-2) / mask.sum(1)[:, None]  # 0 where padded
             scores = self._read(pooled, head)
-            return scores + self._from_bag(targets, mask, which) if self.shape.bag else scores
+            return torch.cat([scores, self._from_bag(targets, mask)]) if self.shape.bag else scores
         # (b, t, m * c) to (c, m, b, t)
         table = self.token_table(targets).float().unflatten(-1, (self.shape.members, -1)).permute(3, 2, 0, 1)[:, which]
         value = self._read(states, head) + table[0]
@@ -179,8 +179,8 @@ class RewardModel(nn.Module):
             value = value + (table[1] + self._read(states, self.gain.weight[which])) * seen
         return (value * mask).sum(-1) / SUM_DIVISOR
 
-    def _from_bag(self, targets: Tensor, mask: Tensor, which: slice) -> Tensor:
-        """Token ids (b, t) to scores (m, b): log(1 + count) of each token, the row at length 1, times its weights.
+    def _from_bag(self, targets: Tensor, mask: Tensor) -> Tensor:
+        """Token ids (b, t) to scores (1, b): log(1 + count) of each token, the row at length 1, times its weights.
 
         At length 1 a long completion is not worth more for saying the same again, and one of n different tokens can
         reach as much as sqrt(n) times what one alone can.
@@ -188,13 +188,13 @@ class RewardModel(nn.Module):
         weight = self.bag.weight.float()
         counts = weight.new_zeros(len(targets), len(weight)).scatter_add(1, targets, mask.to(weight.dtype))
         bags = nn.functional.normalize(counts.log1p(), dim=1)
-        return (bags @ weight[:, which]).T
+        return (bags @ weight).T
 
     @property
     def raw_scale(self) -> float:
         """What a difference of two scores is multiplied by to give Bradley-Terry log-odds (of an ensemble: about)."""
         scale = float(self.scale.mean())
-        return scale if self.shape.members == 1 else scale * float(self.combined_scale)
+        return scale if self.shape.count == 1 else scale * float(self.combined_scale)
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> Tensor:
@@ -215,19 +215,19 @@ class RewardModel(nn.Module):
         joint score shifted and scaled once more, since a minimum has neither mean 0 nor variance 1.
         """
         standard = self._standardised(raw)
-        if self.shape.members == 1:
+        if self.shape.count == 1:
             return standard[0]
         return (self._joint(standard) - self.combined_shift) / self.combined_scale
 
     def _raw(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int) -> Tensor:
-        scores = torch.zeros(self.shape.members, len(prompts), device=self.device)
+        scores = torch.zeros(self.shape.count, len(prompts), device=self.device)
         lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
         for rows in length_chunks(lengths, max_padded):
             scores[:, rows] = self([prompts[r] for r in rows], [completions[r] for r in rows])
         return scores
 
     def _standardised(self, raw: Tensor) -> Tensor:
-        return (raw.reshape(self.shape.members, -1) - self.shift.view(-1, 1)) / self.scale.view(-1, 1)
+        return (raw.reshape(self.shape.count, -1) - self.shift.view(-1, 1)) / self.scale.view(-1, 1)
 
     def _joint(self, standard: Tensor) -> Tensor:
         if self.shape.combine == "mean":
@@ -249,7 +249,7 @@ class RewardModel(nn.Module):
         where = f"on {len(prompts)} reference samples"
         fits = [mean_and_spread(row, f"{member_name(self, k)} {where}") for k, row in enumerate(raw)]
         means, spreads = (raw.new_tensor(column) for column in zip(*fits, strict=True))
-        if self.shape.members > 1:
+        if self.shape.count > 1:
             joint = self._joint((raw - means[:, None]) / spreads[:, None])
             mean, spread = mean_and_spread(joint, f"the members' {self.shape.combine} {where}")
             self.combined_shift.fill_(mean)
@@ -260,7 +260,7 @@ class RewardModel(nn.Module):
 
 def member_name(reward_model: RewardModel, member: int) -> str:
     """How messages call a member; the only one is the reward model itself."""
-    return "the reward model" if reward_model.shape.members == 1 else f"member {member}"
+    return "the reward model" if reward_model.shape.count == 1 else f"member {member}"
 
 
 def mean_and_spread(scores: Tensor, whose: str) -> tuple[float, float]:

@@ -89,7 +89,8 @@ def fit_reward(
     per_epoch = max(1, len(pairs) // config.batch)
     device = reward_model.device
     sides = _Sides.of(reward_model, pairs)
-    drawn = bootstrap_weights(members, len(pairs), seed) if members > 1 and config.bootstrap else None
+    # A trunk and a bag differ by themselves.
+    drawn = bootstrap_weights(reward_model.shape.count, len(pairs), seed) if members > 1 and config.bootstrap else None
     labels = _Labels.of(pairs, drawn, device)
 
     for step in range(first, steps):
@@ -309,7 +310,7 @@ def _check_fitted(reward_model: RewardModel, sides: _Sides, batch: Sequence[int]
         return
     with precision(config.precision, reward_model.device):
         scores = torch.cat(sides.scores(reward_model, batch, config.max_padded), -1)
-    for member, row in enumerate(scores.view(reward_model.shape.members, -1)):
+    for member, row in enumerate(scores.view(reward_model.shape.count, -1)):
         mean_and_spread(row, f"{member_name(reward_model, member)} on the last batch of the fit")
 
 
