@@ -64,6 +64,10 @@ def changed(**sections: Any) -> dict[str, Any]:
     return tree
 
 
+#: A kind of database: a PostgreSQL database that no other test's project is in, for roles and rights.
+OWN = "postgresql, its own"
+
+
 #: For a module whose tests are to hold on both databases: `kind = on_both` overrides the fixture of that name.
 @pytest.fixture(params=["sqlite", "postgresql"])
 def on_both(request: pytest.FixtureRequest) -> str:
@@ -94,7 +98,7 @@ def new_database(kind: str, request: pytest.FixtureRequest) -> Callable[[Path], 
         if kind == "sqlite":
             return
         server: postgres.Server = request.getfixturevalue("postgresql")
-        url = server.make()
+        url = server.make() if kind == OWN else server.schema()
         if (file := root / ".rlback" / "ledger.db").exists():
             heads = Heads(root / "mlruns" / "ledger-heads.jsonl", root / ".rlback" / "signing.key")
             source, target = Store.sqlite(file, heads), Store(url, heads)

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from rlback.config import check_config
 from rlback.errors import ConfigError, DataError
@@ -109,10 +109,8 @@ def test_progress_moves_by_one_whatever_was_labelled(watched):
 
 def queue_keys(store):
     """Submissions of `work` begin anew with each call; this makes their keys free again."""
-    from rlback.ledger.console_tables import label_details
-
     with behind(store, "label_details") as connection:
-        connection.exec_driver_sql(f"UPDATE {label_details.name} SET key = 'used-' || label WHERE key NOT LIKE 'used-%'")
+        connection.execute(text("UPDATE label_details SET key = 'used-' || label WHERE key NOT LIKE 'used-%'"))
 
 
 def test_the_table_says_who_knows_the_answers(watched):

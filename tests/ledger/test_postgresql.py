@@ -21,7 +21,7 @@ from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.gates import decide, open_gates
 from rlback.registry.verification import verify
-from tests.conftest import ROOT
+from tests.conftest import OWN, ROOT
 from tests.labelling.made import made_batch, made_campaign
 from tests.postgres import Server
 
@@ -31,7 +31,7 @@ ADA, ANN = Actor("ada", "human"), Actor("ann", "human")
 @pytest.fixture
 def kind() -> str:
     """Every test of this module on PostgreSQL alone."""
-    return "postgresql"
+    return OWN
 
 
 def as_role(project: Project, role: str) -> Project:

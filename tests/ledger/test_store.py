@@ -16,6 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from rlback.errors import DataError, LedgerError
 from rlback.ledger.chain import first_break
 from rlback.ledger.postgresql import LOCK
+from rlback.ledger.store import Store
 from rlback.ledger.tables import aliases, events
 from rlback.project import Project, make_project
 from rlback.records import Actor
@@ -62,19 +63,20 @@ def test_the_database_itself_refuses_to_rewrite_events(project: Project, kind: s
 
 
 def test_events_of_four_writers_make_one_unbroken_chain(project: Project):
-    """Four threads with 15 transactions each leave events 1 to 60 in one chain, none lost, none doubled."""
-    store = project.store
+    """Four threads over two openings of the database, 15 transactions each: events 1 to 60 in one chain, none lost or doubled."""
+    store, other = project.store, Project(project.root).store
 
-    def write(name: str) -> None:
+    def write(where: Store, name: str) -> None:
         for n in range(15):
-            with store.transaction() as transaction:
+            with where.transaction() as transaction:
                 transaction.event("kind", name, ADA, {"n": n})
 
-    threads = [threading.Thread(target=write, args=(f"w{i}",)) for i in range(4)]
+    threads = [threading.Thread(target=write, args=((store, other)[i % 2], f"w{i}")) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    other.close()
     rows = [tuple(row) for row in store.rows(events.select().order_by(events.c.seq))]
     assert [row[0] for row in rows] == list(range(1, 61))
     assert first_break(rows) is None

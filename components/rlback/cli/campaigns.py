@@ -22,7 +22,7 @@ def init(options: argparse.Namespace) -> int:
 
     project = make_project(Path(options.directory))
     ensure_repo(project.root)
-    say(f"{project.root} is an rlback project: ledger in .rlback/, registry in mlruns/, data in data/.")
+    say(f"{project.root} is an rlback project: ledger in {project.store.where}, registry in mlruns/, data in data/.")
     next_command(f"cd {shlex.quote(str(project.root))} && rlback demo")
     return 0
 
