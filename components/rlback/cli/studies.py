@@ -155,7 +155,10 @@ def _plan(options: argparse.Namespace, found: Any, out: Path, everything: list[A
         say(f"  device  {device}")
     for beginning in guess.beginnings:
         say(f"  first   {beginning.what}: about {_time(beginning.seconds)}")
-    say(f"  {len(todo)} of {len(everything)} units to compute")
+    for setting in found.settings:
+        here, lacking = ([u for u in units if u.setting == setting] for units in (everything, todo))
+        say(f"  {setting}: {len(here)} units ({len(found.arms_in(setting))} arms), {len(here) - len(lacking)} there already")
+    say(f"  {len(todo)} of {len(everything)} units to compute, the others' parts are used as they are")
     say(f"  about {_time(seconds)} with {workers} processes (a guess from a short trial on this machine)")
     say(f"  results would go to {out}")
     return 0

@@ -53,9 +53,9 @@ def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, lis
         return {}
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     panels = (
-        ("falsely", "Checkpoints at which something worse was approved"),
-        ("gold change", "True change of gold by what was approved"),
-        ("overstated by", "By how much the wins seen overstate"),
+        ("falsely", "Something worse was approved", "share of checkpoints"),
+        ("gold change", "What was approved, in truth", "change of gold (sd of the base policy)"),
+        ("overstated by", "What the approver saw, less what he would on average", "share of comparisons won"),
     )  # fmt: skip
     lines: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:
@@ -65,7 +65,7 @@ def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, lis
         mine = lines[refreshed, noise]
         place = [names.index(row["attempts"]) for row in mine]
         what = "refreshed after every no" if refreshed == "true" else "reward model stays"
-        for axis, (column, title) in zip(axes, panels, strict=True):
+        for axis, (column, title, unit) in zip(axes, panels, strict=True):
             values = np.array([row[column] for row in mine])
             bars = [values - [row[f"{column} low"] for row in mine], [row[f"{column} high"] for row in mine] - values]
             shift = 0.06 * (list(lines).index((refreshed, noise)) - (len(lines) - 1) / 2)
@@ -73,7 +73,8 @@ def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, lis
                 np.array(place) + shift, values, np.maximum(bars, 0), color=colour, marker=mark, markersize=5, linewidth=1.4,
                 capsize=2, label=f"{noise:.0%} of looks wrong, {what}", linestyle="-" if refreshed == "true" else "--",
             )  # fmt: skip
-            axis.set(title=title, xlabel="attempts allowed")
+            axis.set(xlabel="attempts allowed", ylabel=unit)
+            axis.set_title(title, fontsize=11)
             axis.set_xticks(range(len(names)), names)
             axis.axhline(0, color="#999999", linewidth=0.8)
             axis.spines[["top", "right"]].set_visible(False)
