@@ -15,6 +15,7 @@ from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 from rlback.project import Project
 from rlback.records import Actor
+from rlback.registry.gates import decide, open_gates
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import deploy, list_versions
 from tests.conftest import ROOT
@@ -36,6 +37,26 @@ def test_a_name_that_is_a_path_or_an_escape_is_refused(inside: Project, capsys, 
     assert "no name for a campaign" in error
     assert "\x1b" not in error
     assert not list(inside.root.parent.rglob("escaped*"))
+
+
+def test_what_a_message_quotes_moves_no_cursor(inside: Project, capsys) -> None:
+    """A file's name with an escape and a text that is turned round, and a pipe that is there but is no file."""
+    command = ["run", str(ROOT / "configs" / "explicit-prompt.yaml"), "--dry-run", "--pairs"]
+    assert main([*command, "none\x1b[31m\u202e.jsonl"]) == 2
+    assert "none⟦U+001B⟧[31m⟦U+202E⟧.jsonl" in capsys.readouterr().err
+    os.mkfifo(inside.root / "pipe")
+    assert main([*command, "pipe"]) == 2
+    assert "pipe is not a regular file" in capsys.readouterr().err
+
+
+def test_a_reason_moves_no_cursor_and_makes_no_line_of_its_own(at_gate: Project, monkeypatch, capsys) -> None:
+    """As `gate show` and `audit` print it."""
+    monkeypatch.chdir(at_gate.root)
+    gate = open_gates(at_gate.store)[0]
+    decide(at_gate.store, gate.id, "decline", Actor("eve", "human"), digest=gate.digest, reason="no\x1b[2J\nBREAK-GLASS \u202ex")
+    for command in (["gate", "show", gate.id], ["audit", "policy@2"]):
+        assert main(command) == 0
+        assert "no⟦U+001B⟧[2J BREAK-GLASS ⟦U+202E⟧x" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["what?x", "p%41", "a 'b\" ü"])

@@ -6,18 +6,19 @@ import json
 from collections import Counter
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from rlback.config import check_config
 from rlback.errors import ConfigError, DataError
 from rlback.labelling import queue
-from rlback.labelling.batches import counting_labels, open_count, record_label, stored, unlabelled, write_labels
+from rlback.labelling.batches import _row, counting_labels, open_count, record_label, stored, unlabelled, write_labels
 from rlback.labelling.checks import Rules, agreed_before, answers_of, read_gold
 from rlback.labelling.exports import export_batch
 from rlback.labelling.quality import quality
 from rlback.labelling.slots import missing, rebuild
 from rlback.labelling.statements import REPEAT_AFTER
 from rlback.ledger.label_tables import slots, tallies
+from rlback.ledger.tables import labels
 from rlback.records import Actor
 from rlback.registry.verification import verify
 from tests.behind import behind
@@ -168,6 +169,17 @@ def test_counts_beside_the_labels_are_those_of_the_labels(watched):
     put_in(store, "ann", CY, "noise", batch=batch)
     assert kept() == anew()
     assert open_count(store, batch) >= 60 - 30
+
+
+def test_a_label_slipped_in_as_a_simulated_one_is_named(project):
+    """Nothing was simulated in a batch that people label, whatever a row says."""
+    batch = made_batch(project, 2, name=made_campaign(project))
+    assert verify(project, None).findings == []
+    with project.store.engine.connect() as connection:
+        values = _row(f"{batch}.0", Actor("eve", "simulated"), "a", "a", 1, None)
+        connection.execute(insert(labels).values(**values))
+    (found,) = verify(project, None).findings
+    assert found.where == f"labels of {batch}"
 
 
 def test_gold_may_come_from_what_two_agreed_on(project):

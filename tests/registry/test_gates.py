@@ -6,10 +6,12 @@ import threading
 
 import pytest
 
+from rlback.campaign import machine
 from rlback.errors import GateRefused
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.gates import decide, find_gate, open_gates
+from rlback.registry.verification import verify
 
 ADA, BOB = Actor("ada", "human"), Actor("bob", "human")
 
@@ -99,3 +101,12 @@ def test_of_eight_approvers_at_once_exactly_one_decides(at_gate: Project):
 def test_gold_is_not_part_of_what_an_approver_sees(at_gate: Project):
     """The evidence holds no gold reward anywhere."""
     assert "gold" not in str(gate_of(at_gate).evidence)
+
+
+def test_a_stopped_campaign_takes_no_decision(at_gate: Project):
+    """Its open gate expires with it, and that is on record."""
+    gate = open_gates(at_gate.store)[0]
+    machine.stop(at_gate, gate.campaign, ADA, "enough")
+    with pytest.raises(GateRefused, match="is expired"):
+        decide(at_gate.store, gate.id, "approve", BOB, digest=gate.digest, reason="")
+    assert verify(at_gate, None).findings == []

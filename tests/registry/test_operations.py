@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
-from rlback.campaign import machine
-from rlback.errors import CheckpointError, RegistryError
+from rlback.campaign import machine, stages_gate
+from rlback.campaign.context import Context, StageResult
+from rlback.campaign.plan import Step
+from rlback.errors import CheckpointError, RegistryError, StageError
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.gates import decide, open_gates
@@ -159,3 +162,55 @@ def test_an_audit_names_everything_that_stands_behind_a_checkpoint(finished: Pro
         for e in found["events"]
         if e["kind"] == "gate.opened" and e["payload"]["round"] == 2
     )
+
+
+def test_a_rollback_after_the_decision_stands(at_gate: Project):
+    """Approved at the gate, then rolled back before the round is settled: the candidate is not promoted past it."""
+    gate = open_gates(at_gate.store)[0]
+    decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason="as it looks")
+    mirror = MlflowStore(at_gate.root)
+    roll_back(at_gate, mirror, get_version(at_gate.store, "policy", 1), ADA, "on second thoughts")
+    machine.advance(at_gate, gate.campaign)
+    assert list_aliases(at_gate.store, "policy")["approved"] == 1
+    assert get_version(at_gate.store, "policy", 2).status == "declined"
+    recorded = machine.load_recorded(at_gate, "person")
+    assert recorded[(1, "settle", 1)]["reason"] == "as it looks (rolled back after the decision)"
+    assert recorded[(2, "optimise", 1)]["start"] == 1
+    assert verify(at_gate, mirror).findings == []
+
+
+def test_a_rollback_while_a_round_is_settled_is_not_overwritten(at_gate: Project, monkeypatch: pytest.MonkeyPatch):
+    """What was computed before the rollback is not recorded after it; `advance` settles the round anew."""
+    gate = open_gates(at_gate.store)[0]
+    decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason="as it looks")
+    mirror, run = MlflowStore(at_gate.root), stages_gate.run_settle
+
+    def overtaken(context: Context) -> StageResult:
+        result = run(context)
+        roll_back(at_gate, mirror, get_version(at_gate.store, "policy", 1), ADA, "on second thoughts")
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(StageError, match="was rolled back while"):
+        patch.setattr(stages_gate, "run_settle", overtaken)
+        machine.advance(at_gate, gate.campaign)
+    step = machine.what_next(at_gate, gate.campaign)
+    assert isinstance(step, Step)
+    machine.run_step(at_gate, gate.campaign, step, mirror)
+    assert get_version(at_gate.store, "policy", 2).status == "declined"
+    assert list_aliases(at_gate.store, "policy")["approved"] == 1
+
+
+def test_a_persons_approval_deploys_the_weights_that_were_approved_and_no_others(at_gate: Project):
+    """A row that puts other weights under the number that a person approved deploys nothing."""
+    gate = open_gates(at_gate.store)[0]
+    decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason="as it looks")
+    mirror = MlflowStore(at_gate.root)
+    for _ in ("decide", "settle"):
+        step = machine.what_next(at_gate, "person")
+        assert isinstance(step, Step)
+        machine.run_step(at_gate, "person", step, mirror)
+    with at_gate.store.engine.connect() as connection:
+        other = "(SELECT digest FROM versions WHERE version = 1)"
+        connection.execute(text(f"UPDATE versions SET digest = {other} WHERE version = 2"))
+    with pytest.raises(RegistryError, match="nobody on record"):
+        deploy(at_gate, mirror, get_version(at_gate.store, "policy", 2), ADA, "")

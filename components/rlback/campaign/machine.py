@@ -34,7 +34,7 @@ from rlback.ledger.store import Transaction, now
 from rlback.ledger.tables import campaigns, stages
 from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
-from rlback.registry.gates import find_gate
+from rlback.registry.gates import expire, find_gate, open_gates
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import reconcile
 from rlback.worlds import load_world
@@ -296,7 +296,7 @@ def active_campaigns(project: Project) -> list[str]:
 
 
 def stop(project: Project, name: str, actor: Actor, reason: str) -> None:
-    """Ends an active campaign for good; what is recorded stays."""
+    """Ends an active campaign for good; what is recorded stays, and its open gates take no decision any more."""
     load_campaign(project, name)
     with project.store.transaction() as transaction:
         changed = transaction.execute(
@@ -307,6 +307,9 @@ def stop(project: Project, name: str, actor: Actor, reason: str) -> None:
         if not changed:
             raise StageError(f"campaign {name} is not active")
         transaction.event("campaign.stopped", name, actor, {"reason": reason})
+        for gate in open_gates(project.store):
+            if gate.campaign == name:
+                expire(transaction, gate.id, name, actor, "the campaign was stopped")
 
 
 def label_count(project: Project, name: str) -> int:

@@ -225,11 +225,13 @@ class PairsSource:
         snapshot.verify(self.project.root, self._frozen, version)
 
     def make_data(self) -> dict[str, Any]:
-        for name in ("pairs", "votes"):
-            if name in self.inputs:
-                self._require_unchanged(name)
+        given = [name for name in ("pairs", "votes") if name in self.inputs]
+        for name in given:
+            self._require_unchanged(name)
         files = {name: Path(said["path"]) for name, said in self.inputs.items()}
         parted = part_pairs(self.config, files)
+        for name in given:  # again: what was read must be what is on record
+            self._require_unchanged(name)
         self._frozen.mkdir(parents=True, exist_ok=True)
         for name, part in (("train", parted.train), ("held", parted.held)):
             ready = [replace(pair, prompt=opened(pair.prompt)) for pair in part]
@@ -261,7 +263,6 @@ class PairsSource:
         assert self.config.base.training is not None
         share, plain = self.config.base.text_share, None
         if share > 0 and "text" in self.inputs:
-            self._require_unchanged("text")
             plain = "\n".join(self._paragraphs(self.config.base.text_bytes))
         return base_streams(tokenizer, self._texts(), plain, self.config.base.training.window, share)
 
@@ -326,6 +327,7 @@ class PairsSource:
     def _paragraphs(self, limit: int) -> Any:
         if "text" not in self.inputs:
             return
+        self._require_unchanged("text")
         size = 0
         for paragraph in read_text(Path(self.inputs["text"]["path"])):
             size += len(paragraph.encode())

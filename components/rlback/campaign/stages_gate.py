@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from rlback.campaign.context import Context, StageResult, completions_of
 from rlback.campaign.plan import attempts
+from rlback.errors import StageError
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
 from rlback.labelling.batches import HIDDEN, Label, Stored, counting_labels, given, labels_digest, stored
 from rlback.labelling.quarantines import in_force
@@ -18,7 +19,7 @@ from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns, gates
 from rlback.records import SYSTEM, Actor, Comparison, digest_of, seed_of
 from rlback.registry.gates import decide, find_gate, gate_id, open_gate
-from rlback.registry.operations import decline, get_version, promote
+from rlback.registry.operations import decline, get_version, promote, rolled_back_since
 from rlback.registry.quarantine import supersede_if_changed
 
 SAMPLES_SHOWN = 10
@@ -247,14 +248,23 @@ def run_settle(context: Context) -> StageResult:
     decision = context.output("decide", attempt=attempts(context.recorded, round_))
     candidate = context.candidate
     actor = Actor(decision.get("approver", SYSTEM.name), decision.get("approver_kind", SYSTEM.kind))
-    evidence = {"gate": decision["gate"], "reason": decision["reason"], "evidence": decision.get("evidence_digest")}
     moved = context.kept_version not in (None, start.version) and context.config.start == "approved"
-    approved = decision["verdict"] == "approve" and not moved
+    undone = rolled_back_since(store.rows, context.policy, context.campaign, decision["gate"])
+    approved = decision["verdict"] == "approve" and not moved and not undone
+    reason = f"{decision['reason']} (rolled back after the decision)".strip() if undone else decision["reason"]
     # Without rollback the policy goes on from its candidate whatever people say of it.
     goes_on = approved or context.config.start == "candidate"
     kept = candidate.version if goes_on else (context.kept_version if moved else start.version)
+    evidence = {"gate": decision["gate"], "reason": reason, "evidence": decision.get("evidence_digest")}
 
     def record(transaction: Transaction) -> None:
+        row = transaction.execute(select(campaigns.c.kept_version).where(campaigns.c.name == context.campaign)).one()
+        now_undone = rolled_back_since(transaction.rows, context.policy, context.campaign, decision["gate"])
+        if (row.kept_version, now_undone) != (context.kept_version, undone):
+            raise StageError(
+                f"{context.policy} was rolled back while round {round_} of {context.campaign} was being settled",
+                remedy=f"settle it anew: rlback advance {context.campaign}",
+            )
         if approved:
             promote(transaction, candidate, actor, evidence)
         else:
@@ -264,7 +274,7 @@ def run_settle(context: Context) -> StageResult:
     return StageResult(
         {
             "decision": "approved" if approved else "declined",
-            "reason": decision["reason"],
+            "reason": reason,
             "by": f"{actor.name} ({actor.kind})",
             "kept": kept,
             "candidate": candidate.version,

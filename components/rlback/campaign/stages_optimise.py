@@ -13,6 +13,7 @@ from rlback.campaign.scoring import scorer_lineage, scorer_of
 from rlback.config import CampaignConfig, DPOCampaign
 from rlback.errors import TrainingDiverged
 from rlback.ledger.store import Transaction
+from rlback.models.manifest import verify_checkpoint
 from rlback.records import CheckpointKind, seed_of
 from rlback.registry.operations import Version, add_checkpoint, add_version, get_version
 
@@ -158,12 +159,13 @@ def _keep_step(work: Path, done: int, steps: int, policy: Policy) -> None:
 
     directory = work / f"step-{done:05d}"
     if done < steps and not directory.exists():
-        directory.with_name(directory.name + ".digest").write_text(save_policy(policy, directory))
+        save_policy(policy, directory)
 
 
-def _log_step(context: Context, directory: Any, rows: list[dict[str, Any]], run: str) -> tuple[int, Any]:
+def _log_step(context: Context, directory: Path, rows: list[dict[str, Any]], run: str) -> tuple[int, Any]:
     step = int(directory.name.removeprefix("step-"))
-    digest = directory.with_name(directory.name + ".digest").read_text()
+    # From the directory itself, which is there whole or not at all: a kill may fall between two files.
+    digest = verify_checkpoint(directory).digest
     at = rows[step - 1] if step <= len(rows) else {}
     metrics = {k: v for k, v in at.items() if k in ("proxy", "gold", "kl_ref")}
     return step, context.save(directory, digest, _kind_of(context.config), step=step, metrics=metrics, run=run)

@@ -118,7 +118,8 @@ def check_inputs(config: CampaignConfig, given: Mapping[str, Path]) -> dict[str,
         if path.is_dir() and key in defaults:
             path = path / defaults[key]
         if not path.is_file():
-            what = f"{path} is a directory" if path.is_dir() else f"there is no file {path}"
+            kind = "a directory" if path.is_dir() else "not a regular file"
+            what = f"{path} is {kind}" if path.exists() else f"there is no file {path}"
             raise ConfigError(f"--{key}: {what}", remedy="name the file itself")
         if config.source.world is not None:
             raise ConfigError(f"--{key} is given, but the configuration runs in the world {config.source.world}")

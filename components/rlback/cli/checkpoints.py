@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from rlback.cli.output import actor_of, next_command, say
+from rlback.labelling.display import in_line, visible
 
 WIDEST = 1_000
 
@@ -123,7 +124,7 @@ def audit_lines(found: dict[str, Any]) -> list[str]:
     ]
     for b in found["break_glass"]:
         alone = f"{b['candidate']} approved alone by {b['by']} at gate {b['gate']}"
-        lines.append(f"  BREAK-GLASS   {alone}, {b['time'][:16]}: {b['reason']}")
+        lines.append(f"  BREAK-GLASS   {alone}, {b['time'][:16]}: {in_line(b['reason'])}")
     for key, value in found["campaign"]["inputs"].items():
         lines.append(f"  {key:<13} {value['path']}, sha256 {value['sha256'][:12]}")
     if frozen:
@@ -149,7 +150,7 @@ def _round_lines(policy: str, entry: dict[str, Any]) -> list[str]:
         figure = f"win rate {rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}] n={rate['n']}" if rate else "no labels"
         who = f"{gate['approver']} ({gate['approver_kind']})" if gate["approver"] else "nobody"
         lines.append(
-            f"    {gate['verdict'] or gate['state']} by {who}: {gate['reason'] or 'no reason given'}; {figure}; "
+            f"    {gate['verdict'] or gate['state']} by {who}: {in_line(gate['reason'] or '') or 'no reason given'}; {figure}; "
             f"evidence {gate['evidence'][:12]}"
         )
     if entry["rolled_back"]:
@@ -177,7 +178,7 @@ def verify(options: argparse.Namespace) -> int:
         print(json.dumps(body, indent=2))
         return 0 if result.holds else 5
     for finding in result.findings:
-        print(f"{finding.where}: {finding.what}", file=sys.stderr)
+        print(visible(f"{finding.where}: {finding.what}"), file=sys.stderr)
         if finding.remedy:
             print(f"    {finding.remedy}", file=sys.stderr)
     looked = (

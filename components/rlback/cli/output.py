@@ -7,12 +7,13 @@ import getpass
 
 from rlback.accounts.names import check_name
 from rlback.errors import ConfigError
+from rlback.labelling.display import visible
 from rlback.records import Actor
 
 
 def say(text: str = "") -> None:
-    """One line on standard output."""
-    print(text)
+    """One line on standard output; what people or policies wrote into it cannot move the cursor or hide."""
+    print(visible(text))
 
 
 def next_command(command: str) -> None:

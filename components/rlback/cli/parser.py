@@ -281,9 +281,12 @@ def show_error(error: RlbackError, *, as_json: bool) -> int:
         body = {"error": {"kind": type(error).__name__, "message": error.message, "remedy": error.remedy}}
         print(json.dumps(body), file=sys.stderr)
     else:
-        print(f"rlback: {error.message}", file=sys.stderr)
+        from rlback.labelling.display import visible
+
+        # A message may quote what somebody else wrote: a file's name, a reason, a row.
+        print(f"rlback: {visible(error.message)}", file=sys.stderr)
         if error.remedy:
-            print(f"        {error.remedy}", file=sys.stderr)
+            print(f"        {visible(error.remedy)}", file=sys.stderr)
     return error.exit_code
 
 

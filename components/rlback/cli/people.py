@@ -40,7 +40,7 @@ def label(options: argparse.Namespace) -> int:
 def gate_show(options: argparse.Namespace) -> int:
     """Prints the evidence at a gate."""
     from rlback.campaign.evidence import evidence_rows, evidence_title
-    from rlback.labelling.display import visible
+    from rlback.labelling.display import in_line, visible
     from rlback.project import find_project
     from rlback.registry.gates import find_gate
     from rlback.registry.quorum import standing
@@ -75,7 +75,7 @@ def gate_show(options: argparse.Namespace) -> int:
         decision = gate.decision
         console.print(Text(f"Decided: {decision['verdict']} by {decision['approver']} at {decision['time']}"))
         if decision["reason"]:
-            console.print(Text(f"Reason: {decision['reason']}"))
+            console.print(Text(f"Reason: {in_line(decision['reason'])}"))
     elif gate.state == "open":
         for vote in approvals["votes"] if approvals else ():
             worth = "" if vote["counts"] else " (does not count any more)"

@@ -9,6 +9,11 @@ import unicodedata
 _HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 
 
+def in_line(text: str) -> str:
+    """The same on one line, so that what somebody wrote cannot look like a line of ours."""
+    return visible(" ".join(text.split()))
+
+
 def visible(text: str) -> str:
     """The text with control, format and private-use characters shown as marks; newlines stay."""
     return "".join(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from sqlalchemy import delete, insert, select, update
 
 from rlback.errors import RegistryError
 from rlback.ledger.store import Store, Transaction, now
-from rlback.ledger.tables import aliases, campaigns, checkpoints, decisions, gates, versions
+from rlback.ledger.tables import aliases, campaigns, checkpoints, events, versions
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
@@ -213,14 +213,17 @@ def decline(
     )  # fmt: skip
 
 
-def approver_of(store: Store, version: Version) -> Any:
-    """The decision that approved a version (row of `decisions`), or None."""
-    query = (
-        select(decisions)
-        .join(gates, decisions.c.gate == gates.c.id)
-        .where(gates.c.campaign == version.campaign, gates.c.round == version.round, decisions.c.verdict == "approve")
-    )
-    return store.first(query)
+def rolled_back_since(rows: Callable[[Any], Sequence[Any]], policy: str, campaign: str, gate: str) -> bool:
+    """Whether somebody rolled the policy back after this gate was decided; `rows` reads, of a store or in a transaction."""
+    kinds = events.c.kind.in_(("gate.decided", "rolled-back")) & events.c.subject.in_((campaign, policy))
+    decided = False
+    for row in rows(select(events.c.kind, events.c.subject, events.c.payload).where(kinds).order_by(events.c.seq)):
+        said = json.loads(row.payload)
+        if row.kind == "gate.decided":
+            decided = decided or said["gate"] == gate
+        elif decided and row.subject == policy and "reason" in said:  # what a decline takes back has none
+            return True
+    return False
 
 
 def check_files(project: Project, version: Version) -> None:
@@ -255,8 +258,43 @@ def roll_back(
             remedy=f"approved: {', '.join(_approved(store, policy)) or 'none'}",
         )
     check_files(project, target)
-    held = list_aliases(store, policy)
-    plan = [f"approved moves from {_at(policy, held.get('approved'))} to {target.address}"]
+    if dry_run:
+        return _plan_of(store, target).lines
+    with store.transaction() as transaction:
+        if permit is not None:
+            permit(transaction)
+        # In here nobody else writes: what is moved is what there is.
+        plan = _plan_of(store, target)
+        transaction.event(
+            "rolled-back", policy, actor,
+            {"policy": policy, "from": plan.held.get("approved"), "to": target.version, "digest": target.digest,
+             "reason": reason.strip()},
+        )  # fmt: skip
+        move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
+        if plan.redeploy:
+            move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
+        for name in plan.active:
+            transaction.execute(update(campaigns).where(campaigns.c.name == name).values(kept_version=target.version))
+        for gate in plan.stale:
+            gate_room.expire(transaction, gate.id, gate.campaign, actor, f"rolled back to {target.address}")
+    reconcile(project, mirror, policy)
+    return plan.lines
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a rollback does: campaigns that start elsewhere, gates that expire, whether `deployed` moves; in words too."""
+
+    held: dict[str, int]
+    redeploy: bool
+    active: list[str]
+    stale: list[gate_room.Gate]
+    lines: list[str]
+
+
+def _plan_of(store: Store, target: Version) -> _Plan:
+    policy, held = target.policy, list_aliases(store, target.policy)
+    lines = [f"approved moves from {_at(policy, held.get('approved'))} to {target.address}"]
     redeploy = "deployed" in held and held["deployed"] != target.version
     if redeploy:
         if target.status == "base":
@@ -266,32 +304,13 @@ def roll_back(
                 remedy=f"go back to an approved checkpoint: {', '.join(_approved(store, policy)) or 'there is none'}",
             )
         _require_deployable(store, target)
-        plan.append(f"deployed moves from {_at(policy, held['deployed'])} to {target.address}")
-    active = store.rows(select(campaigns).where(campaigns.c.policy == policy, campaigns.c.state == "active"))
-    plan += [f"the next round of {row.name} starts from {target.address}" for row in active]
-    stale = [g for g in gate_room.open_gates(store) if g.campaign in {r.name for r in active}]
-    plan += [f"gate {gate.id} expires undecided" for gate in stale]
-    if dry_run:
-        return plan
-    with store.transaction() as transaction:
-        if permit is not None:
-            permit(transaction)
-        transaction.event(
-            "rolled-back", policy, actor,
-            {"policy": policy, "from": held.get("approved"), "to": target.version, "digest": target.digest,
-             "reason": reason.strip()},
-        )  # fmt: skip
-        move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
-        if redeploy:
-            move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
-        for row in active:
-            transaction.execute(
-                update(campaigns).where(campaigns.c.name == row.name).values(kept_version=target.version)
-            )
-        for gate in stale:
-            gate_room.expire(transaction, gate.id, gate.campaign, actor, f"rolled back to {target.address}")
-    reconcile(project, mirror, policy)
-    return plan
+        lines.append(f"deployed moves from {_at(policy, held['deployed'])} to {target.address}")
+    rows = store.rows(select(campaigns.c.name).where(campaigns.c.policy == policy, campaigns.c.state == "active"))
+    active = [row.name for row in rows]
+    lines += [f"the next round of {name} starts from {target.address}" for name in active]
+    stale = [gate for gate in gate_room.open_gates(store) if gate.campaign in active]
+    lines += [f"gate {gate.id} expires undecided" for gate in stale]
+    return _Plan(held, redeploy, active, stale, lines)
 
 
 def require_deployable(project: Project, target: Version) -> None:
@@ -342,13 +361,13 @@ def _require_deployable(store: Store, target: Version) -> None:
             f"{target.address} is {target.status}; only an approved checkpoint can be deployed",
             remedy=f"approved: {', '.join(_approved(store, target.policy)) or 'none'}",
         )
-    decision = approver_of(store, target)
-    # The row is for reading; who decided is taken from the event, which the hash chain covers.
+    # Rows are for reading; who passed which weights is taken from the events, which the hash chain covers.
+    own = store.events(target.campaign)
+    these = {"policy": target.policy, "version": target.version, "digest": target.digest}
+    passed = next((e for e in own if e.kind == "checkpoint.approved" and these.items() <= e.payload.items()), None)
     said = next(
-        (e for e in store.events(target.campaign)
-         if decision and e.kind == "gate.decided" and e.payload["gate"] == decision.gate),
-        None,
-    )  # fmt: skip
+        (e for e in own if passed and e.kind == "gate.decided" and e.payload["gate"] == passed.payload["gate"]), None
+    )
     if said is None or said.actor_kind != "human" or said.payload["verdict"] != "approve":
         by = f"{said.actor}, a {said.actor_kind} approver" if said else "nobody on record"
         raise RegistryError(

@@ -17,7 +17,7 @@ from rlback.ledger.chain import Event
 from rlback.ledger.gate_tables import votes
 from rlback.ledger.label_tables import imported_labels
 from rlback.ledger.store import Store
-from rlback.ledger.tables import batches, campaigns, comparisons, decisions, gates, labels, stages, versions
+from rlback.ledger.tables import batches, campaigns, checkpoints, comparisons, decisions, gates, labels, stages, versions
 from rlback.records import digest_of
 from rlback.registry.gates import STATE_AFTER
 from rlback.registry.operations import list_aliases, list_versions
@@ -200,13 +200,30 @@ def _kept(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             yield Finding(f"campaign {row.name}", what, REMEDY)
 
 
+def _checkpoints(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """Where each checkpoint's files lie, and which model in MLflow they are."""
+    saved = {
+        e.subject: {"kind": e.payload["kind"], "model_id": e.payload["model"], "location": e.payload["location"]}
+        for e in recorded
+        if e.kind == "checkpoint.saved"
+    }
+    yield from compare(store.rows(select(checkpoints)), lambda row: row.digest, saved, "checkpoint")
+
+
 def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
-    created = {e.payload["batch"]: e.payload["digest"] for e in recorded if e.kind == "batch.created"}
-    for row in store.rows(select(batches)):
+    created = {e.payload["batch"]: e for e in recorded if e.kind == "batch.created"}
+    by_simulation = {e.payload["batch"] for e in recorded if e.kind == "labels.simulated"}
+    expected = {
+        name: {"campaign": e.subject, **{key: e.payload[key] for key in ("round", "size", "digest")}}
+        for name, e in created.items()
+    }
+    rows = store.rows(select(batches))
+    yield from compare(rows, lambda row: row.id, expected, "batch")
+    for row in rows:
         items = store.rows(
             select(comparisons).where(comparisons.c.batch == row.id).order_by(comparisons.c.position)
         )
-        if created.get(row.id) != digest_of([dict(item._mapping) for item in items]):
+        if row.id in created and created[row.id].payload["digest"] != digest_of([dict(item._mapping) for item in items]):
             yield Finding(f"batch {row.id}", "its comparisons are not those that were made", REMEDY)
     given = {
         (e.payload["comparison"], e.actor, e.payload["revision"]): e.payload["verdict"]
@@ -225,6 +242,8 @@ def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             yield Finding(f"label {row.id}", "it is not the one in the ledger", REMEDY)
     for comparison, annotator, _ in given:
         yield Finding(f"label of {annotator} on {comparison}", "the table has lost it", REMEDY)
+    for batch in simulated.keys() - by_simulation:
+        yield Finding(f"labels of {batch}", "some are said to be simulated, but no event in the ledger made them", REMEDY)
     for event in recorded:
         if event.kind == "labels.simulated" and event.payload["digest"] != digest_of(
             simulated.get(event.payload["batch"], [])
@@ -255,6 +274,7 @@ ROW_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
     "decisions": _decisions,
     "votes": _votes,
     "versions": _versions,
+    "checkpoints": _checkpoints,
     "kept versions": _kept,
     "labels": _labels,
     "aliases": _aliases,
