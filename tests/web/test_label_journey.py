@@ -20,6 +20,36 @@ pytestmark = [
 ]
 
 
+def test_a_tools_turn_is_set_apart_before_and_after_the_script_draws_it(people):  # noqa: F811
+    """The server's page and the next comparison, which the script draws: the same element, with the legend while one is there."""
+    pytest.importorskip("playwright", reason="playwright is not installed")
+    told = Completion("2+2 = 4. So 4", (9, 8, 7), True, ((1, 2, 3, 7),))
+    plain = Completion("Four", (1,), True)
+    items = [Comparison(f"q{n}", a, plain, "cross") for n, a in enumerate((told, told, plain))]
+    batch = made_batch(people, 3, comparisons=items)
+    add_user(people.store, "ann", PASSWORD, ["annotator"], Actor("root", "human"))
+    with serving(people) as address, chromium() as browser:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(60_000)
+        sign_in(page, address, "ann", PASSWORD)
+        page.goto(f"{address}/label/{batch}")
+        seen: set[str] = set()
+        while len(seen) < 3:  # in any order
+            prompt = page.locator("#prompt").inner_text()
+            seen.add(prompt)
+            with_tool = prompt != "q2"
+            assert page.locator(".sides .tool").count() == with_tool
+            assert page.locator("#tools").is_visible() is with_tool
+            if with_tool:
+                assert page.locator(".sides .tool").evaluate("e => e.textContent") == "[tool:  = 4]"
+                assert page.locator(".sides .tool").evaluate("e => e.parentElement.textContent") == "2+2[tool:  = 4]. So 4"
+            page.keyboard.press("3")
+            page.locator("#labelled", has_text=str(len(seen))).wait_for()
+            if len(seen) < 3:
+                page.locator("#prompt", has_not_text=prompt).wait_for()
+        page.get_by_text("Nothing is left for you").wait_for()
+
+
 def test_differences_turns_and_an_import_by_hand(people, tmp_path):  # noqa: F811
     """d marks the words that differ and takes the marks off; roles stand above turns; a file is sent and told of."""
     pytest.importorskip("playwright", reason="playwright is not installed")

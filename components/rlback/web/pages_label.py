@@ -134,7 +134,7 @@ def _as_shown(shown: queue.Shown) -> dict[str, Any]:
         "prompt": shown_prompt(item.prompt, PROMPT_CHARS),
         "left": {**shown_completion(left.text, left.answers), "finished": left.finished},
         "right": {**shown_completion(right.text, right.answers), "finished": right.finished},
-        "tools": bool(left.answers or right.answers), "until": shown.until,
+        "until": shown.until,
     }
 
 

@@ -98,7 +98,7 @@
 
   let differing = false;
   function sides() {
-    at("tools").hidden = !item.tools;
+    at("tools").hidden = ![...item.left.pieces, ...item.right.pieces].some(([kind]) => kind === "tool");
     for (const part of ["left", "right"]) at(part).replaceChildren(shown(item[part]));
     at("differences").setAttribute("aria-pressed", String(differing));
     if (differing && !window.differences(at("left").firstChild, at("right").firstChild)) trouble("These texts are too long to compare.");
