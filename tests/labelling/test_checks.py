@@ -175,7 +175,7 @@ def test_a_label_slipped_in_as_a_simulated_one_is_named(project):
     """Nothing was simulated in a batch that people label, whatever a row says."""
     batch = made_batch(project, 2, name=made_campaign(project))
     assert verify(project, None).findings == []
-    with project.store.engine.connect() as connection:
+    with behind(project.store) as connection:
         values = _row(f"{batch}.0", Actor("eve", "simulated"), "a", "a", 1, None)
         connection.execute(insert(labels).values(**values))
     (found,) = verify(project, None).findings
