@@ -339,11 +339,8 @@ def deploy(
     with project.store.transaction() as transaction:
         if permit is not None:
             permit(transaction)
-        status = transaction.execute(
-            select(versions.c.status).where(
-                versions.c.policy == target.policy, versions.c.version == target.version
-            )
-        ).scalar_one()
+        this = (versions.c.policy == target.policy, versions.c.version == target.version)
+        status = transaction.execute(select(versions.c.status).where(*this)).scalar_one()
         if status != "approved":
             raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
         transaction.event(
@@ -389,10 +386,8 @@ def reconcile(project: Project, mirror: MlflowStore, policy: str) -> list[str]:
             mirror.delete_alias(policy, alias)
         moved.append(f"{policy}: alias {alias} {theirs.get(alias)} -> {ours.get(alias)}")
         with project.store.transaction() as transaction:
-            transaction.event(
-                "alias.mirrored", policy, SYSTEM,
-                {"alias": alias, "from": theirs.get(alias), "to": ours.get(alias)},
-            )  # fmt: skip
+            repair = {"alias": alias, "from": theirs.get(alias), "to": ours.get(alias)}
+            transaction.event("alias.mirrored", policy, SYSTEM, repair)
     return moved
 
 
