@@ -17,7 +17,7 @@ from rlback.web.guard import BODY_BYTES, READS, Buckets
 from tests.web.conftest import BASE
 
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><svg onload=alert(3)>{{7*7}}{% raw %}javascript:alert(4)"
-BIDI = "safe\u202eevil\u2066\x00\ud800 end"
+BIDI = "safe\u202eevil\u2066 end"
 
 
 class Handlers(HTMLParser):
