@@ -39,7 +39,7 @@ def test_what_is_shown_tells_nothing_about_checkpoints(as_, story):
     for text in (page, twin):
         for secret in ("helper@", "cross", "inside", "left_side", '"ids"', "candidate"):
             assert secret not in text
-    assert set(item_of(ann)) - {"tools"} == {"comparison", "prompt", "left", "right", "until"}
+    assert set(item_of(ann)) == {"comparison", "prompt", "left", "right", "until"}
 
 
 def test_the_side_order_is_drawn_for_each_annotator_and_stays(as_, story):
