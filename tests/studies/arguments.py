@@ -30,7 +30,7 @@ _TREE: dict[str, Any] = {
         "shape": {"d_model": 16, "layers": 1, "heads": 2, "mlp": 16, "max_positions": 48},
         "training": {"steps": 3, "batch": 4, "lr": 0.01, "window": 16},
         "gold": {
-            "shape": {"d_model": 64, "layers": 2, "heads": 2, "mlp": 192, "max_positions": 80},
+            "shape": {"d_model": 64, "layers": 1, "heads": 2, "mlp": 224, "max_positions": 80},
             "training": {"steps": 2, "batch": 4, "lr": 0.005, "window": 16},
             "reward": {"epochs": 3, "batch": 8, "lr": 0.005, "warmup": 2}, "completion_tokens": 48, "folds": 3,
             "reward_shape": {"pooling": "mean", "bag": True},
