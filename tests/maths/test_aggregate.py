@@ -64,6 +64,15 @@ def test_a_share_over_seeds_covers_although_events_come_in_clusters() -> None:
     assert covered >= 178
 
 
+def test_a_difference_of_shares_is_paired_by_seed() -> None:
+    """Two methods that count the same differ by nothing in every draw; one that counts one more of ten by a tenth."""
+    part, whole = [1, 5, 9], [10, 10, 10]
+    same = ratio_bootstrap(part, whole, reference=(part, whole))
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    more = ratio_bootstrap([2, 6, 10], whole, reference=(part, whole))
+    assert (more.value, more.low, more.high) == pytest.approx((0.1, 0.1, 0.1))
+
+
 def test_a_share_of_nothing_is_not_a_number() -> None:
     assert np.isnan(ratio_bootstrap([0, 0], [0, 0]).value)
     with pytest.raises(ValueError, match="do not match"):

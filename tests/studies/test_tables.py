@@ -57,6 +57,7 @@ def test_asking_again_is_told_by_checkpoint():
     rows = [row | {"win_rate": 0.8, "win_true": 0.7} for row in DECIDED]
     (row,) = approvals(made(rows, ASKED)).rows
     assert (row["checkpoints"], row["approved"], row["falsely"]) == (4, 3 / 4, 1 / 4)
+    assert (row["falsely at once"], row["falsely later"]) == (1 / 4, 0)
     assert row["false of approved"] == pytest.approx(1 / 3)
     assert row["gold change"] == pytest.approx((1.0 - 0.5 + 0.4) / 3)
     # Who takes a quarter of the looks the wrong way sees .7 as .6.
@@ -137,7 +138,7 @@ def test_each_refresh_s_peak_is_read_off_the_other_seeds():
         rows += curve(seed, lambda d: 1.5 - (d - d[9]) ** 2, "take-last", 2)
     one, two = refreshes(made(rows)).rows
     assert (one["peak"], two["peak"]) == (pytest.approx(1), pytest.approx(1.5))
-    assert (two["gain"], two["minus k times the first"]) == (pytest.approx(0.5), pytest.approx(-0.5))
+    assert (two["gain"], two["less k times the first"]) == (pytest.approx(0.5), pytest.approx(-0.5))
 
 
 def test_a_signal_that_orders_the_seeds_is_found_and_divergence_is_the_worst_there_is():

@@ -69,19 +69,28 @@ def paired_bootstrap(
 
 
 def ratio_bootstrap(
-    part: ArrayLike, whole: ArrayLike, *, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
+    part: ArrayLike, whole: ArrayLike, *, reference: tuple[ArrayLike, ArrayLike] | None = None, draws: int = 2000,
+    level: float = 0.95, seed: int = 0,
+) -> Interval:  # fmt: skip
     """Sum of `part` over sum of `whole`, (seeds,) each, with a percentile interval over seeds drawn with replacement.
 
-    For shares of events that come several to a seed and are not independent within one. Draws without any of `whole`
-    are left out; nan where there is none at all. ValueError where the lengths differ or there are no seeds.
+    For shares of events that come several to a seed and are not independent within one. `reference`: the part and whole
+    of another method on the same seeds, whose share is taken off; seeds are drawn for both together. Draws without any
+    of a whole are left out; nan where there is none at all. ValueError where the lengths differ or there are no seeds.
     """
-    a, b = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    if a.shape != b.shape or not len(a):
-        raise ValueError(f"a share needs both sums for every seed: {len(a)} and {len(b)} do not match")
-    if b.sum() == 0:
-        return Interval(float("nan"), float("nan"), float("nan"), len(a))
-    chosen = np.random.default_rng(seed).integers(len(a), size=(draws, len(a)))
-    above, below = a[chosen].sum(1), b[chosen].sum(1)
-    low, high = np.quantile(above[below > 0] / below[below > 0], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(a.sum() / b.sum()), float(low), float(high), len(a))
+    sides = [np.asarray(side, dtype=float) for side in (part, whole, *(reference or ()))]
+    n = len(sides[0])
+    if not n or any(side.shape != (n,) for side in sides):
+        raise ValueError(f"a share needs both sums for every seed: lengths {[len(s) for s in sides]} do not match")
+    chosen = np.random.default_rng(seed).integers(n, size=(draws, n))
+
+    def share(rows: NDArray[np.int64]) -> Array:
+        sums = [side[rows].sum(1) for side in sides]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = [np.where(b > 0, a / b, np.nan) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        return shares[0] - shares[1] if reference else shares[0]
+
+    drawn = share(chosen)
+    drawn = drawn[~np.isnan(drawn)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (np.nan, np.nan)
+    return Interval(float(share(np.arange(n)[None])[0]), float(low), float(high), n)

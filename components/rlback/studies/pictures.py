@@ -55,7 +55,7 @@ def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, lis
     panels = (
         ("falsely", "Something worse was approved", "share of checkpoints"),
         ("gold change", "What was approved, in truth", "change of gold (sd of the base policy)"),
-        ("overstated by", "What the approver saw, less what he would on average", "share of comparisons won"),
+        ("overstated by", "What he saw overstates", "share of comparisons won, less the expected"),
     )  # fmt: skip
     lines: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for row in rows:

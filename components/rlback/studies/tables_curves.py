@@ -70,7 +70,7 @@ def refreshes(results: Results) -> Table:
                     row |= {"peak low": own.low, "peak high": own.high}
                     gain = paired_bootstrap(peak, peaks[k - 2] if k > 1 else np.zeros_like(peak), draws=results.draws)
                     short = paired_bootstrap(peak, k * first, draws=results.draws)
-                    for name, found in (("gain", gain), ("minus k times the first", short)):
+                    for name, found in (("gain", gain), ("less k times the first", short)):
                         row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
                 rows.append(row)
     note = (

@@ -13,6 +13,8 @@ from rlback.studies.reading import Results, Table, finals_of
 
 #: Gates that let through whatever comes, in time: nothing to get wrong. An approver has a table of his own.
 _UNGATED = ("always", "lookahead")
+#: What is counted, and out of how much, seed by seed.
+Sums = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 #: Attempts from which an arm counts as asking until yes.
 UNTIL = 64
 
@@ -47,11 +49,11 @@ def approvals(results: Results) -> Table:
     """An approver who is asked m times, by his noise: how often something worse is approved, and by how much worse."""
     rows = []
     for setting in results.settings:
-        for arm in results.there(setting):
-            tree = results.arms.get(arm, {})
-            gate = tree.get("gate", {})
-            if gate.get("by") != "approver":
-                continue
+        once: dict[tuple[float, bool], Sums] = {}
+        asked = [a for a in results.there(setting) if results.arms.get(a, {}).get("gate", {}).get("by") == "approver"]
+        for arm in sorted(asked, key=lambda a: results.arms[a]["attempts"]):
+            tree = results.arms[arm]
+            gate = tree["gate"]
             found = results.decisions(setting, arm)
             yes, worse = (found["decision"] == "kept").to_numpy(), found["worse"].to_numpy(bool)
             first = (found["attempt"] == 1).to_numpy()
@@ -61,6 +63,11 @@ def approvals(results: Results) -> Table:
             }  # fmt: skip
             row |= _ratio(results, found, "approved", yes, first)
             row |= _ratio(results, found, "falsely", yes & worse, first)
+            sums = _sums(found, yes & worse, first)
+            once.setdefault((gate["noise"], tree["refresh"]), sums)
+            row |= _interval(results, "over one attempt", sums, once[gate["noise"], tree["refresh"]])
+            row |= _ratio(results, found, "falsely at once", yes & worse & first, first)
+            row |= _ratio(results, found, "falsely later", yes & worse & ~first, first)
             row |= {"if independent": _independent(found, yes & worse, yes & ~worse, int(tree["attempts"]))}
             row |= _ratio(results, found, "false of approved", yes & worse, yes)
             row |= _ratio(results, found, "gold change", np.where(yes, found["change"], 0.0), yes)
@@ -73,10 +80,10 @@ def approvals(results: Results) -> Table:
     rows = pd.DataFrame(rows).sort_values(order, kind="stable").to_dict("records") if rows else []
     note = (
         "of the checkpoints begun, the share at which something was approved, and at which it was worse than the kept policy "
-        "(falsely); if independent: the latter if every attempt were like the checkpoint's first; of what was approved: share "
-        "that was worse, true change of gold, and by how much the wins that the approver saw overstate what he would see on "
-        "average; "
-        "95 % intervals by bootstrap over seeds; until yes: 64 attempts; gold: mean of the final policies"
+        "(falsely); at once: by the first attempt, later: by another; over one attempt: less the share of the arm that may ask "
+        "once, whose runs end at the first no; if independent: falsely, if every attempt were like the checkpoint's first; of "
+        "what was approved: share that was worse, true change of gold, and by how much the wins that the approver saw overstate "
+        "what he would see on average; 95 % intervals by bootstrap over seeds; until yes: 64 attempts; gold: of final policies"
     )
     return Table("approvals", "Asking an approver until he says yes", note, [{str(k): v for k, v in row.items()} for row in rows])
 
@@ -98,6 +105,17 @@ def _independent(found: pd.DataFrame, false: np.ndarray[Any, Any], right: np.nda
 def _ratio(
     results: Results, found: pd.DataFrame, name: str, part: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]
 ) -> dict[str, float]:
+    return _interval(results, name, _sums(found, part, whole))
+
+
+def _sums(found: pd.DataFrame, part: np.ndarray[Any, Any], whole: np.ndarray[Any, Any]) -> Sums:
+    """Of each seed."""
     sums = pd.DataFrame({"seed": found["seed"].to_numpy(), "part": part, "whole": whole}).astype(float).groupby("seed").sum()
-    value = ratio_bootstrap(sums["part"].to_numpy(), sums["whole"].to_numpy(), draws=results.draws)
-    return {name: value.value, f"{name} low": value.low, f"{name} high": value.high}
+    return sums["part"].to_numpy(), sums["whole"].to_numpy()
+
+
+def _interval(results: Results, name: str, sums: Sums, reference: Sums | None = None) -> dict[str, float]:
+    if reference is not None and len(reference[0]) != len(sums[0]):
+        return {}
+    found = ratio_bootstrap(*sums, reference=reference, draws=results.draws)
+    return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
