@@ -84,7 +84,7 @@ def as_text(tmp_path: Path, content: bytes) -> list[str]:
         (lambda at: ["--pairs", str(at / "pairs"), *as_text(at, b"\0")], 3, "{at}/text, line 1: holds a NUL character"),
         (lambda at: ["--pairs", str(at / "pairs"), *as_text(at, gzip.compress(b"word " * 999, mtime=0)[:-30])], 3, "cut short"),
         (lambda at: ["--pairs", str(at / "pairs"), "--votes", str(at / "pairs")], 3, "{at}/pairs, line 1: missing: column 'id'"),
-        (lambda at: ["--pairs", "/dev/null"], 2, "--pairs: there is no file /dev/null"),
+        (lambda at: ["--pairs", "/dev/null"], 2, "--pairs: /dev/null is not a regular file"),
     ],
 )
 def test_paths_that_are_not_what_the_option_asks_for(
