@@ -13,7 +13,7 @@ from pathlib import Path
 LOG = Path(".venv/install.log")
 #: torch comes first and alone, so that no resolver picks a larger build of it.
 STEPS = (
-    ("torch", ["torch==2.13.0"]),
+    ("torch", ["-c", "constraints.txt", "torch"]),
     ("everything else", ["-c", "constraints.txt", "-e", ".[dev]"]),
 )
 #: How often a line is written where there is no terminal to rewrite one on.
@@ -34,24 +34,34 @@ def main() -> int:
 
 
 def install(title, arguments, log, began):
-    """Runs one pip; counts the packages it names while it looks for them, and says when it unpacks them."""
+    """Runs one pip; counts the packages it names while it looks for them, and says when it unpacks them.
+
+    The time goes on while pip says nothing, as it does for as long as it unpacks.
+    """
     command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    found, doing, told = 0, "looking for packages", 0.0
+    said = log.tell()
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    found, doing, told = 0, "looking for packages", time.monotonic()
     say(f"{title}: {doing}", last=not sys.stdout.isatty())
-    for line in process.stdout:
-        log.write(line)
-        log.flush()
-        found += line.startswith(("Collecting ", "Requirement already satisfied: "))
-        if line.startswith("Installing collected packages"):
-            doing = f"unpacking {line.count(',') + 1} packages (the longest part)"
-        elif found:
-            doing = f"{found} packages found"
-        now = time.monotonic()
-        if sys.stdout.isatty() or now - told >= EVERY_S or doing.startswith("unpacking"):
-            told = now
-            say(f"{title}: {doing}, {now - began:.0f} s", last=not sys.stdout.isatty())
-    return process.wait()
+    with LOG.open(encoding="utf-8", errors="replace") as lines:
+        lines.seek(said)
+        while True:
+            status = process.poll()
+            before = doing
+            for line in lines:
+                found += line.startswith(("Collecting ", "Requirement already satisfied: "))
+                if line.startswith("Installing collected packages"):
+                    doing = f"unpacking {line.count(',') + 1} packages (the longest part)"
+                elif found and not doing.startswith("unpacking"):
+                    doing = f"{found} packages found"
+            if status is not None:
+                return status
+            now = time.monotonic()
+            unpacks = doing != before and doing.startswith("unpacking")
+            if sys.stdout.isatty() or now - told >= EVERY_S or unpacks:
+                told = now
+                say(f"{title}: {doing}, {now - began:.0f} s", last=not sys.stdout.isatty())
+            time.sleep(0.5)
 
 
 def say(text, *, last=False):

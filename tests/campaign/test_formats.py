@@ -20,6 +20,7 @@ import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Step
+from rlback.campaign.remarks import data_lines
 from rlback.campaign.sources import Parted, part_pairs
 from rlback.config import parse_override, read_config
 from rlback.errors import ConfigError, DataError
@@ -227,6 +228,13 @@ def test_groups_are_held_out_by_name(tmp_path: Path):
     assert not {pair.group for pair in found.train} & set(named)
     with pytest.raises(DataError, match="there is no group"):
         parted([named[0] + "x"])
+
+
+@pytest.mark.parametrize(("held", "said"), [(21, ["some 21 points"]), (99, ["some 10 points"]), (100, []), (0, [])])
+def test_an_accuracy_on_few_pairs_is_said_to_be_unsure(held: int, said: list[str]):
+    remarks = data_lines({"train": 2000, "held": held, "held_groups": ["a"], "leaked": 0, "dropped": {}})[1:]
+    assert len(remarks) == len(said)
+    assert all(part in remark for part, remark in zip(said, remarks, strict=True))
 
 
 def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):

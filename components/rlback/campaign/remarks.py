@@ -8,6 +8,9 @@ from rlback.campaign.context import load_campaign, load_recorded
 from rlback.campaign.machine import config_of
 from rlback.project import Project
 
+#: Fewer held-out pairs than this are remarked on.
+FEW = 100
+
 
 def remarks(project: Project, name: str) -> list[str]:
     """Lines on data, reward model and policy of a campaign on people's preferences; none for a world."""
@@ -42,6 +45,10 @@ def data_lines(data: dict[str, Any]) -> list[str]:
         line += "; left out: " + ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in dropped.items())
     if data["held"] > data["train"]:
         return [line, "More is held out than trained on: lower source.held_out, or give more pairs."]
+    if 0 < data["held"] < FEW:
+        off = round(98 / data["held"] ** 0.5)
+        unsure = f"An accuracy on {data['held']} held-out pairs is some {off} points unsure either way"
+        return [line, f"{unsure}: raise source.held_out."]
     return [line]
 
 

@@ -90,7 +90,7 @@ def advance(options: argparse.Namespace) -> int:
             print(json.dumps({"campaigns": []}))
         else:
             say("No campaign is active.")
-            next_command("rlback run configs/demo.yaml")
+            next_command("rlback run CONFIG")
         return 0
     return _carry_on(project, names, options)
 
@@ -191,7 +191,7 @@ def status(options: argparse.Namespace) -> int:
             next_command(f"rlback advance {name}")
     if not active:
         say("No campaign is active.")
-        next_command("rlback run configs/demo.yaml")
+        next_command("rlback run CONFIG")
     return 0
 
 

@@ -196,7 +196,8 @@ def headline(summary: dict[str, Any]) -> str:
     else:
         verdict = "Vanilla ends ahead"
     peak = f"; vanilla peaked at {theirs['gold_peak']:.2f} on the way" if theirs.get("gold_peak") is not None else ""
+    were = "was" if summary["rollbacks"] == 1 else "were"
     return (
         f"{verdict}: gold {ours['gold']:.2f} against {theirs['gold']:.2f} with {ours['labels']} labels each{peak}. "
-        f"{summary['rollbacks']} of {len(ours['rounds'])} candidates were declined and rolled back."
+        f"{summary['rollbacks']} of {len(ours['rounds'])} candidates {were} declined and rolled back."
     )

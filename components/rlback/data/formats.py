@@ -23,7 +23,7 @@ class RowProblem(Exception):
     """What is wrong with one row and what helps; the reader adds the file and the line."""
 
     def __init__(
-        self, text: str, remedy: str = "correct the row, or read with skip_invalid to leave such rows out"
+        self, text: str, remedy: str = "correct the row, or set source.skip_invalid to leave such rows out"
     ) -> None:
         super().__init__(text)
         self.remedy = remedy

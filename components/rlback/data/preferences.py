@@ -173,7 +173,10 @@ def _group(parsed: Parsed, row: Mapping[str, Any], column: str | None, until: st
     if column is None:
         return ""
     if column not in row:
-        raise RowProblem(f"missing: the group column {column!r}")
+        raise RowProblem(
+            f"missing: the group column {column!r}",
+            remedy="correct the row, or name another column in source.group_column (prompt: every prompt is a group)",
+        )
     group = _name(column, row[column])
     return group.split(until, 1)[0] if until else group
 
