@@ -60,8 +60,8 @@ def start(
     """Records a new campaign and returns its name; nothing is trained yet.
 
     Without a name the configuration's is taken, with a number behind it where it is in use. What is recorded has the
-    precision that was settled on for `auto`. A request with the same `key` again is the same campaign (the console's
-    tables are there then). `permit` may refuse inside the transaction.
+    precision that was settled on for `auto`. A request with the same `key` again is the same campaign. `permit` may
+    refuse inside the transaction.
 
     Raises:
         ConfigError: an input or the device is missing, the name is in use, or the machine is too small for it.

@@ -7,14 +7,9 @@ import getpass
 import ipaddress
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from rlback.cli.output import actor_of, next_command, say
 from rlback.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rlback.ledger.store import Store
-    from rlback.project import Project
 
 
 def console(options: argparse.Namespace) -> int:
@@ -83,7 +78,7 @@ def users_add(options: argparse.Namespace) -> int:
     from rlback.accounts.users import add_user, count_users
     from rlback.project import find_project
 
-    store = _store(find_project())
+    store = find_project().store
     if not count_users(store) and "admin" not in options.role:
         raise ConfigError("the first user must be an admin", remedy="add --role admin")
     user = add_user(store, options.name, _password(), options.role, actor_of(options))
@@ -100,7 +95,7 @@ def users_list(options: argparse.Namespace) -> int:
     from rlback.accounts.users import list_users
     from rlback.project import find_project
 
-    found = list_users(_store(find_project()))
+    found = list_users(find_project().store)
     if options.json:
         print(json.dumps([{"user": u.name, "roles": u.roles, "state": u.state, "created": u.created} for u in found], indent=2))
         return 0
@@ -117,7 +112,7 @@ def users_change(options: argparse.Namespace) -> int:
     from rlback.accounts import users
     from rlback.project import find_project
 
-    store, actor = _store(find_project()), actor_of(options)
+    store, actor = find_project().store, actor_of(options)
     if options.role:
         users.set_roles(store, options.name, options.role, actor)
     if options.disable or options.enable:
@@ -139,17 +134,13 @@ def export(options: argparse.Namespace) -> int:
     from rlback.labelling.exports import export_batch
     from rlback.project import find_project
 
-    content = export_batch(_store(find_project()), options.batch, options.form, actor_of(options))
+    content = export_batch(find_project().store, options.batch, options.form, actor_of(options))
     if options.output:
         Path(options.output).write_bytes(content)
         say(f"{content.count(chr(10).encode())} lines in {options.output}")
     else:
         sys.stdout.write(content.decode())
     return 0
-
-
-def _store(project: Project) -> Store:
-    return project.store
 
 
 def _password() -> str:
