@@ -15,9 +15,10 @@ from rlback.ledger.heads import Heads
 from rlback.ledger.store import Store
 from rlback.project import Project
 from rlback.records import Actor
+from rlback.registry.deployments import deploy
 from rlback.registry.gates import decide, open_gates
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import deploy, list_versions
+from rlback.registry.operations import list_versions
 from tests.conftest import ROOT
 
 

@@ -11,18 +11,18 @@ from rlback.campaign.plan import Step
 from rlback.errors import CheckpointError, RegistryError, StageError
 from rlback.project import Project
 from rlback.records import Actor
+from rlback.registry.deployments import deploy, withdraw
 from rlback.registry.gates import decide, open_gates
 from rlback.registry.lineage import audit
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import (
-    deploy,
     get_version,
     list_aliases,
     list_versions,
     reconcile,
     resolve,
-    roll_back,
 )
+from rlback.registry.rollback import roll_back
 from rlback.registry.verification import verify
 
 ADA = Actor("ada", "human")
@@ -96,8 +96,29 @@ def test_a_rollback_to_the_base_of_a_deployed_policy_says_what_stands_against_it
     before = list_aliases(at_gate.store, "policy")
     with pytest.raises(RegistryError, match=r"policy@2 is deployed and would have to move too.*nobody approved") as refused:
         roll_back(at_gate, mirror, base, ADA, "go back")
-    assert "policy@2" in refused.value.remedy
+    assert "rlback withdraw policy@2" in refused.value.remedy
     assert list_aliases(at_gate.store, "policy") == before
+
+
+def test_the_deployed_checkpoint_is_taken_out_of_service_and_then_the_base_can_be_gone_back_to(at_gate: Project):
+    """Only the deployed one, only with a reason; afterwards nothing serves, in MLflow too, and the ledger says who did it."""
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    first = resolve(at_gate.store, "policy@approved")
+    with pytest.raises(RegistryError, match="policy@2 is not deployed; nothing is"):
+        withdraw(at_gate, mirror, first, ADA, "leaks")
+    deploy(at_gate, mirror, first, ADA, "first")
+    with pytest.raises(RegistryError, match="policy@1 is not deployed; policy@2 is"):
+        withdraw(at_gate, mirror, base, ADA, "leaks")
+    with pytest.raises(RegistryError, match="needs a reason"):
+        withdraw(at_gate, mirror, first, ADA, "  ")
+    withdraw(at_gate, mirror, first, ADA, "leaks addresses")
+    assert "deployed" not in list_aliases(at_gate.store, "policy")
+    assert "deployed" not in mirror.aliases("policy")
+    said = [e for e in at_gate.store.events(first.campaign) if e.kind == "checkpoint.withdrawn"]
+    assert [(e.actor, e.payload["version"], e.payload["reason"]) for e in said] == [("ada", 2, "leaks addresses")]
+    assert "approved moves from policy@2 to policy@1" in roll_back(at_gate, mirror, base, ADA, "and back")
+    assert verify(at_gate, mirror).holds
 
 
 def test_only_a_dry_run_of_a_rollback_goes_without_a_reason(at_gate: Project):

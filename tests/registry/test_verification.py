@@ -17,7 +17,8 @@ from rlback.errors import LedgerError
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import get_version, list_versions, roll_back
+from rlback.registry.operations import get_version, list_versions
+from rlback.registry.rollback import roll_back
 from rlback.registry.verification import verify
 from tests.conftest import TINY, changed
 

@@ -20,8 +20,8 @@ pytestmark = [
 EVERYTHING = ["annotator", "approver", "operator", "auditor", "emergency", "admin"]
 PATHS = (
     "/", "/label/helper.r1?practice=skip", "/gates", "/gates/writer.r3", "/gates/writer.r3/break-glass", "/runs",
-    "/policies/writer", "/policies/writer/1/roll-back", "/policies/writer/2/deploy", "/checkpoints/writer@2", "/batches",
-    "/batches/helper.r0", "/ledger", "/guideline", "/users", "/account", "/campaigns/new",
+    "/policies/writer", "/policies/writer/1/roll-back", "/policies/writer/2/deploy", "/policies/writer/2/withdraw",
+    "/checkpoints/writer@2", "/batches", "/batches/helper.r0", "/ledger", "/guideline", "/users", "/account", "/campaigns/new",
     "/campaigns/new?config=demo.yaml&plan=1", "/sign-in",
 )  # fmt: skip
 

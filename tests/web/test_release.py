@@ -8,7 +8,8 @@ from rlback.accounts.users import add_user
 from rlback.records import Actor
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import get_version, list_aliases, roll_back
+from rlback.registry.operations import get_version, list_aliases
+from rlback.registry.rollback import roll_back
 from tests.web.conftest import PASSWORD
 
 GATE = "writer.r3"
@@ -35,6 +36,21 @@ def test_an_approved_checkpoint_is_deployed_with_a_reason_and_its_name_typed(as_
         refused = oli.fill(f"/policies/writer/{number}/deploy", {"confirm": f"writer@{number}", "reason": "x"})
         assert refused.status_code == 409
     assert as_("max").fill("/policies/writer/2/deploy", {"confirm": "writer@2", "reason": "x"}).status_code == 403
+
+
+def test_the_deployed_checkpoint_is_taken_out_of_service(as_, story):
+    """Offered for the deployed one alone, by those who deploy; with a reason and its name typed, as `rlback withdraw` does it."""
+    oli, form = as_("oli"), {"confirm": "writer@2", "reason": "leaks addresses"}
+    assert not oli.twin("/policies/writer/2/withdraw")["serves"]
+    assert oli.fill("/policies/writer/2/withdraw", form).status_code == 409
+    oli.fill("/policies/writer/2/deploy", {"confirm": "writer@2", "reason": "best so far"})
+    assert "/policies/writer/2/withdraw" in oli.get("/policies/writer").text
+    assert "writer@2" in oli.get("/policies/writer/2/withdraw").text
+    for fields, status in (({**form, "confirm": "writer@1"}, 422), ({**form, "reason": " "}, 409)):
+        assert oli.fill("/policies/writer/2/withdraw", fields).status_code == status
+    assert as_("max").fill("/policies/writer/2/withdraw", form).status_code == 403
+    assert oli.fill("/policies/writer/2/withdraw", form).json()["withdrawn"] == "writer@2"
+    assert "deployed" not in list_aliases(story.store, "writer")
 
 
 def test_what_a_simulated_approver_passed_is_not_deployed(finished, tmp_path):

@@ -1,4 +1,4 @@
-"""`registry`, `rollback`, `deploy`, `audit`, `verify`: the registry and the ledger."""
+"""`registry`, `rollback`, `deploy`, `withdraw`, `audit`, `verify`: the registry and the ledger."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def rollback(options: argparse.Namespace) -> int:
     """Goes back to an approved checkpoint."""
     from rlback.project import find_project
     from rlback.registry.mlflow_store import MlflowStore
-    from rlback.registry.operations import resolve, roll_back
+    from rlback.registry.operations import resolve
+    from rlback.registry.rollback import roll_back
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
@@ -74,8 +75,8 @@ def rollback(options: argparse.Namespace) -> int:
 def deploy(options: argparse.Namespace) -> int:
     """Deploys an approved checkpoint."""
     from rlback.project import find_project
+    from rlback.registry.deployments import deploy as deploy_version
     from rlback.registry.mlflow_store import MlflowStore
-    from rlback.registry.operations import deploy as deploy_version
     from rlback.registry.operations import resolve
 
     project = find_project()
@@ -88,6 +89,24 @@ def deploy(options: argparse.Namespace) -> int:
     say(f"{target.address} is deployed (digest {target.digest[:12]}, verified); before: {before or 'nothing'}.")
     say(f"Its files: {project.absolute(target.location)}")
     next_command(f"rlback audit {target.address}")
+    return 0
+
+
+def withdraw(options: argparse.Namespace) -> int:
+    """Takes the deployed checkpoint out of service."""
+    from rlback.project import find_project
+    from rlback.registry.deployments import withdraw as withdraw_version
+    from rlback.registry.mlflow_store import MlflowStore
+    from rlback.registry.operations import resolve
+
+    project = find_project()
+    target = resolve(project.store, options.checkpoint)
+    withdraw_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
+    if options.json:
+        print(json.dumps({"withdrawn": target.address, "digest": target.digest}))
+        return 0
+    say(f"{target.address} is out of service; nothing of {target.policy} is deployed. What is approved stays.")
+    next_command(f"rlback deploy {target.policy}@approved")
     return 0
 
 

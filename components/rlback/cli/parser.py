@@ -133,6 +133,12 @@ def build() -> argparse.ArgumentParser:
     _actor(deploy)
     _json(deploy)
 
+    withdraw = verb("withdraw", "checkpoints:withdraw", "take the deployed checkpoint out of service; nothing is deployed then")
+    withdraw.add_argument("checkpoint", metavar="POLICY@N|POLICY@deployed")
+    _reason(withdraw)
+    _actor(withdraw)
+    _json(withdraw)
+
     audit = verb("audit", "checkpoints:audit", "where a checkpoint comes from and who decided on what evidence")
     audit.add_argument("checkpoint", metavar="POLICY@N|ALIAS")
     _json(audit)

@@ -16,8 +16,8 @@ WAKING = frozenset({"gate.decided", "gate.expired", "batch.labelled", "rolled-ba
 
 #: Events that are told to webhooks.
 NOTIFIED = WAKING | {
-    "batch.created", "campaign.finished", "campaign.stopped", "checkpoint.deployed", "gate.break-glass", "gate.opened",
-    "gate.overdue", "gate.voted",
+    "batch.created", "campaign.finished", "campaign.stopped", "checkpoint.deployed", "checkpoint.withdrawn",
+    "gate.break-glass", "gate.opened", "gate.overdue", "gate.voted",
 }  # fmt: skip
 
 #: The target that is no webhook: the flow run that carries the campaign on.

@@ -1,4 +1,4 @@
-"""What can be done to a policy's versions: register, promote, decline, roll back, deploy.
+"""A policy's versions and their aliases: register, look up, promote, decline, mirror.
 
 The ledger decides, MLflow mirrors. Each operation is one transaction that checks its conditions inside
 itself, moves our alias row and appends the events; `reconcile` then moves MLflow's aliases to match and
@@ -17,11 +17,10 @@ from sqlalchemy import delete, insert, select, update
 
 from rlback.errors import RegistryError
 from rlback.ledger.store import Store, Transaction, now
-from rlback.ledger.tables import aliases, campaigns, checkpoints, events, versions
+from rlback.ledger.tables import aliases, checkpoints, events, versions
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
-from rlback.registry import gates as gate_room
 from rlback.registry.mlflow_store import MlflowStore
 
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9_-]*)@([A-Za-z0-9_-]+)$")
@@ -235,144 +234,6 @@ def check_files(project: Project, version: Version) -> None:
     verify_checkpoint(project.absolute(version.location), version.digest)
 
 
-def roll_back(
-    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str, *, dry_run: bool = False,
-    permit: Callable[[Transaction], None] | None = None,
-) -> list[str]:
-    """Moves `approved` (and `deployed`, where something is deployed) back to an approved version or the base.
-
-    Active campaigns of the policy start their next round from the target; gates open on candidates that
-    started elsewhere expire. Returns what was (or would be) done, a line each. `permit` may refuse it inside the
-    transaction, by an error of its own.
-
-    Raises:
-        RegistryError: no reason; the target was never approved; or it may not be deployed but something is.
-        CheckpointError: the target's files do not match its digest.
-    """
-    store, policy = project.store, target.policy
-    if not dry_run and not reason.strip():
-        raise RegistryError("a rollback needs a reason", remedy='add --reason "…"')
-    if target.status not in ("approved", "base"):
-        raise RegistryError(
-            f"{target.address} is {target.status}, it was never approved: a rollback goes to an approved checkpoint",
-            remedy=f"approved: {', '.join(_approved(store, policy)) or 'none'}",
-        )
-    check_files(project, target)
-    if dry_run:
-        return _plan_of(store, target).lines
-    with store.transaction() as transaction:
-        if permit is not None:
-            permit(transaction)
-        # In here nobody else writes: what is moved is what there is.
-        plan = _plan_of(store, target)
-        transaction.event(
-            "rolled-back", policy, actor,
-            {"policy": policy, "from": plan.held.get("approved"), "to": target.version, "digest": target.digest,
-             "reason": reason.strip()},
-        )  # fmt: skip
-        move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
-        if plan.redeploy:
-            move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
-        for name in plan.active:
-            transaction.execute(update(campaigns).where(campaigns.c.name == name).values(kept_version=target.version))
-        for gate in plan.stale:
-            gate_room.expire(transaction, gate.id, gate.campaign, actor, f"rolled back to {target.address}")
-    reconcile(project, mirror, policy)
-    return plan.lines
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a rollback does: campaigns that start elsewhere, gates that expire, whether `deployed` moves; in words too."""
-
-    held: dict[str, int]
-    redeploy: bool
-    active: list[str]
-    stale: list[gate_room.Gate]
-    lines: list[str]
-
-
-def _plan_of(store: Store, target: Version) -> _Plan:
-    policy, held = target.policy, list_aliases(store, target.policy)
-    lines = [f"approved moves from {_at(policy, held.get('approved'))} to {target.address}"]
-    redeploy = "deployed" in held and held["deployed"] != target.version
-    if redeploy:
-        if target.status == "base":
-            raise RegistryError(
-                f"{_at(policy, held['deployed'])} is deployed and would have to move too, but {target.address} is the base, "
-                "which nobody approved: it can never be deployed",
-                remedy=f"go back to an approved checkpoint: {', '.join(_approved(store, policy)) or 'there is none'}",
-            )
-        _require_deployable(store, target)
-        lines.append(f"deployed moves from {_at(policy, held['deployed'])} to {target.address}")
-    rows = store.rows(select(campaigns.c.name).where(campaigns.c.policy == policy, campaigns.c.state == "active"))
-    active = [row.name for row in rows]
-    lines += [f"the next round of {name} starts from {target.address}" for name in active]
-    stale = [gate for gate in gate_room.open_gates(store) if gate.campaign in active]
-    lines += [f"gate {gate.id} expires undecided" for gate in stale]
-    return _Plan(held, redeploy, active, stale, lines)
-
-
-def require_deployable(project: Project, target: Version) -> None:
-    """Refuses what `deploy` would refuse; its files are read.
-
-    Raises:
-        RegistryError, CheckpointError: see `deploy`.
-    """
-    _require_deployable(project.store, target)
-    check_files(project, target)
-
-
-def deploy(
-    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str,
-    permit: Callable[[Transaction], None] | None = None,
-) -> int | None:
-    """Moves `deployed` to an approved version; returns the version deployed before.
-
-    `permit` may refuse it inside the transaction, by an error of its own.
-
-    Raises:
-        RegistryError: it is not approved, or a simulated approver passed it.
-        CheckpointError: its files do not match its digest.
-    """
-    require_deployable(project, target)
-    with project.store.transaction() as transaction:
-        if permit is not None:
-            permit(transaction)
-        this = (versions.c.policy == target.policy, versions.c.version == target.version)
-        status = transaction.execute(select(versions.c.status).where(*this)).scalar_one()
-        if status != "approved":
-            raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
-        transaction.event(
-            "checkpoint.deployed", target.campaign, actor,
-            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason},
-        )  # fmt: skip
-        was = move_alias(transaction, target.policy, "deployed", target.version, actor, reason)
-    reconcile(project, mirror, target.policy)
-    return was
-
-
-def _require_deployable(store: Store, target: Version) -> None:
-    if target.status != "approved":
-        raise RegistryError(
-            f"{target.address} is {target.status}; only an approved checkpoint can be deployed",
-            remedy=f"approved: {', '.join(_approved(store, target.policy)) or 'none'}",
-        )
-    # Rows are for reading; who passed which weights is taken from the events, which the hash chain covers.
-    own = store.events(target.campaign)
-    these = {"policy": target.policy, "version": target.version, "digest": target.digest}
-    passed = next((e for e in own if e.kind == "checkpoint.approved" and these.items() <= e.payload.items()), None)
-    said = next(
-        (e for e in own if passed and e.kind == "gate.decided" and e.payload["gate"] == passed.payload["gate"]), None
-    )
-    if said is None or said.actor_kind != "human" or said.payload["verdict"] != "approve":
-        by = f"{said.actor}, a {said.actor_kind} approver" if said else "nobody on record"
-        raise RegistryError(
-            f"{target.address} was passed by {by}: it can never be deployed",
-            remedy="run a campaign with gate.approver: human and let a person decide",
-        )
-
-
 def reconcile(project: Project, mirror: MlflowStore, policy: str) -> list[str]:
     """Makes MLflow's aliases of a policy equal the ledger's, recording each repair; returns what it moved."""
     ours, theirs = list_aliases(project.store, policy), mirror.aliases(policy)
@@ -391,9 +252,11 @@ def reconcile(project: Project, mirror: MlflowStore, policy: str) -> list[str]:
     return moved
 
 
-def _approved(store: Store, policy: str) -> list[str]:
+def approved_addresses(store: Store, policy: str) -> list[str]:
+    """The addresses of a policy's approved versions."""
     return [v.address for v in list_versions(store, policy) if v.status == "approved"]
 
 
-def _at(policy: str, version: int | None) -> str:
+def address_of(policy: str, version: int | None) -> str:
+    """`policy@12`, or `nothing` for no version."""
     return f"{policy}@{version}" if version is not None else "nothing"

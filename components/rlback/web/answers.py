@@ -34,6 +34,7 @@ SAID = {
     "voted": "Your approval is on record; the gate waits for others.",
     "glass": "Approved alone, and on record where everybody sees it.",
     "deployed": "Deployed, and on record.",
+    "withdrawn": "Out of service, and on record. Nothing is deployed now.",
     "started": "The flow run is started.",
     "campaign": "The campaign is on record, and its flow run is started.",
     "campaign-waits": "The campaign is on record. No flow run could be started; the page says how it is carried on.",

@@ -1,4 +1,4 @@
-"""What is rare and weighs much: deploying a checkpoint, and approving alone in an emergency. A page of its own each."""
+"""What is rare and weighs much, a page each: deploying, taking out of service, and approving alone in an emergency."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from starlette.responses import Response
 from rlback.campaign.deciding import decide_as_person
 from rlback.errors import RlbackError
 from rlback.registry.break_glass import LEAST_REASON, sentence
+from rlback.registry.deployments import deploy, require_deployable, withdraw
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import deploy, get_version, list_aliases, require_deployable
+from rlback.registry.operations import get_version, list_aliases
 from rlback.web.answers import done, page
 from rlback.web.pages_timeline import REASON_CHARS, version_number
 from rlback.web.refusals import Refused, require_typed, whole_digest
@@ -55,6 +56,37 @@ def deploy_now(request: Request, policy: str, number: int, sent: Sent) -> Respon
     visit.console.kick()
     body = {"deployed": target.address, "digest": target.digest, "before": f"{policy}@{was}" if was is not None else None}
     return done(request, body, f"/policies/{policy}", "deployed")
+
+
+@router.get("/policies/{policy}/{number}/withdraw", summary="What taking a checkpoint out of service would do")
+def withdraw_plan(request: Request, policy: str, number: int) -> Response:
+    """Whether it is the one that is deployed, and what stays."""
+    visit = visit_of(request)
+    visit.require("look")
+    target = get_version(visit.store, policy, version_number(number))
+    held = list_aliases(visit.store, policy)
+    data = {
+        "checkpoint": target.address, "digest": target.digest, "status": target.status,
+        "serves": held.get("deployed") == target.version,
+        "approved": f"{policy}@{held['approved']}" if "approved" in held else None, "may_deploy": visit.may("deploy"),
+        "reason_chars": REASON_CHARS,
+    }  # fmt: skip
+    return page(request, "withdraw.html", f"Withdraw {target.address}", data)
+
+
+@router.post("/policies/{policy}/{number}/withdraw", summary="Take the deployed checkpoint out of service")
+def withdraw_now(request: Request, policy: str, number: int, sent: Sent) -> Response:
+    """Takes a reason, and the checkpoint's address typed out as confirmation. Nothing is deployed afterwards."""
+    visit = visit_of(request)
+    user = visit.require("deploy")
+    target = get_version(visit.store, policy, version_number(number))
+    require_typed(sent.one("confirm", most=200), target.address)
+    withdraw(
+        visit.project, MlflowStore(visit.project.root), target, user.actor, sent.one("reason", most=REASON_CHARS),
+        permit=visit.still("deploy"),
+    )  # fmt: skip
+    visit.console.kick()
+    return done(request, {"withdrawn": target.address, "digest": target.digest}, f"/policies/{policy}", "withdrawn")
 
 
 @router.get("/gates/{id_}/break-glass", summary="What approving alone in an emergency means, and what it takes")

@@ -17,7 +17,8 @@ from rlback.evaluation.round_tree import tree_figure
 from rlback.ledger.chain import Event
 from rlback.registry.gates import open_gates
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import Version, get_version, list_aliases, list_versions, roll_back
+from rlback.registry.operations import Version, get_version, list_aliases, list_versions
+from rlback.registry.rollback import roll_back
 from rlback.web.answers import done, page
 from rlback.web.refusals import Refused, require_typed
 from rlback.web.visit import Sent, Visit, visit_of

@@ -1,0 +1,122 @@
+"""What serves: an approved checkpoint is deployed, and taken out of service.
+
+Whether a version may serve is read from the hash-chained events, not from rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import select
+
+from rlback.errors import RegistryError
+from rlback.ledger.store import Store, Transaction
+from rlback.ledger.tables import aliases, versions
+from rlback.project import Project
+from rlback.records import Actor
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import (
+    Version,
+    address_of,
+    approved_addresses,
+    check_files,
+    move_alias,
+    reconcile,
+)
+
+
+def require_deployable(project: Project, target: Version) -> None:
+    """Refuses what `deploy` would refuse; its files are read.
+
+    Raises:
+        RegistryError, CheckpointError: see `deploy`.
+    """
+    require_may_serve(project.store, target)
+    check_files(project, target)
+
+
+def deploy(
+    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str,
+    permit: Callable[[Transaction], None] | None = None,
+) -> int | None:
+    """Moves `deployed` to an approved version; returns the version deployed before.
+
+    `permit` may refuse it inside the transaction, by an error of its own.
+
+    Raises:
+        RegistryError: it is not approved, or a simulated approver passed it.
+        CheckpointError: its files do not match its digest.
+    """
+    require_deployable(project, target)
+    with project.store.transaction() as transaction:
+        if permit is not None:
+            permit(transaction)
+        this = (versions.c.policy == target.policy, versions.c.version == target.version)
+        status = transaction.execute(select(versions.c.status).where(*this)).scalar_one()
+        if status != "approved":
+            raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
+        transaction.event(
+            "checkpoint.deployed", target.campaign, actor,
+            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason},
+        )  # fmt: skip
+        was = move_alias(transaction, target.policy, "deployed", target.version, actor, reason)
+    reconcile(project, mirror, target.policy)
+    return was
+
+
+def withdraw(
+    project: Project, mirror: MlflowStore, target: Version, actor: Actor, reason: str,
+    permit: Callable[[Transaction], None] | None = None,
+) -> None:
+    """Takes the deployed version out of service: afterwards nothing is deployed. What is approved stays.
+
+    Files are not read: a checkpoint that is damaged must be stoppable, too. `permit` may refuse it inside the
+    transaction, by an error of its own.
+
+    Raises:
+        RegistryError: no reason, or this version is not the deployed one.
+    """
+    if not reason.strip():
+        raise RegistryError("taking a checkpoint out of service needs a reason", remedy='add --reason "…"')
+    with project.store.transaction() as transaction:
+        if permit is not None:
+            permit(transaction)
+        where = (aliases.c.policy == target.policy) & (aliases.c.alias == "deployed")
+        serving = transaction.execute(select(aliases.c.version).where(where)).scalar()
+        if serving != target.version:
+            remedy = f"rlback withdraw {target.policy}@{serving}" if serving else "`rlback registry list` shows what serves"
+            raise RegistryError(
+                f"{target.address} is not deployed; {address_of(target.policy, serving)} is", remedy=remedy
+            )
+        transaction.event(
+            "checkpoint.withdrawn", target.campaign, actor,
+            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason.strip()},
+        )  # fmt: skip
+        move_alias(transaction, target.policy, "deployed", None, actor, reason.strip())
+    reconcile(project, mirror, target.policy)
+
+
+def require_may_serve(store: Store, target: Version) -> None:
+    """Refuses a version that no person approved, by its status and by the ledger's events.
+
+    Raises:
+        RegistryError: what stands against it.
+    """
+    if target.status != "approved":
+        raise RegistryError(
+            f"{target.address} is {target.status}; only an approved checkpoint can be deployed",
+            remedy=f"approved: {', '.join(approved_addresses(store, target.policy)) or 'none'}",
+        )
+    # Rows are for reading; who passed which weights is taken from the events, which the hash chain covers.
+    own = store.events(target.campaign)
+    these = {"policy": target.policy, "version": target.version, "digest": target.digest}
+    passed = next((e for e in own if e.kind == "checkpoint.approved" and these.items() <= e.payload.items()), None)
+    said = next(
+        (e for e in own if passed and e.kind == "gate.decided" and e.payload["gate"] == passed.payload["gate"]), None
+    )
+    if said is None or said.actor_kind != "human" or said.payload["verdict"] != "approve":
+        by = f"{said.actor}, a {said.actor_kind} approver" if said else "nobody on record"
+        raise RegistryError(
+            f"{target.address} was passed by {by}: it can never be deployed",
+            remedy="run a campaign with gate.approver: human and let a person decide",
+        )
