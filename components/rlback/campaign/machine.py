@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -263,6 +264,18 @@ def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> N
         mirror.prepare()
         project.sweep_work(name, load_recorded(project, name))
         reconcile(project, mirror, load_campaign(project, name).policy)
+
+
+def get_ready(project: Project, name: str) -> None:
+    """Loads and makes what the next stage needs and nothing of it depends on, while the caller waits for something else.
+
+    Optional, and harmless beside a process that carries the campaign on: a stage loads what is missing.
+    """
+    if isinstance(what_next(project, name), Step):
+        for module in ("supervised", "reward", "on_policy"):
+            import_module(f"rlback.training.{module}")
+        with project.naming_full_disk():
+            MlflowStore(project.root).prepare()
 
 
 def gate_of(project: Project, name: str, step: Step) -> str:

@@ -16,7 +16,7 @@ from rlback.campaign.plan import Step, stages_of_round
 from rlback.config import CampaignConfig
 from rlback.disks import write_whole
 
-WRITE_EVERY_S = 0.2
+WRITE_EVERY_S = 0.5  # each takes the place of a file, for which some file systems wait for the disk
 
 
 class ProgressFile:
@@ -33,7 +33,7 @@ class ProgressFile:
         self._write(0, 0, {})
 
     def report(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """A `records.Report`: writes at most a few times a second."""
+        """A `records.Report`: writes at most twice a second."""
         if self._paced is None:
             # Pace is counted from here: what came before prepared, or was done before an interruption.
             self._paced = (time.time(), done)

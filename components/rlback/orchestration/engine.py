@@ -57,8 +57,9 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
         RlbackError: what a stage raised.
     """
     with server(project) as until_it_answers:
-        # Loaded while the server starts, which takes as long.
+        # While the server starts, which takes as long.
         flow = load_flow(flows_directory() / "campaign_flow.py").campaign_flow
+        machine.get_ready(project, campaign)
         until_it_answers()
         state = flow(campaign, str(project.root), return_state=True)
     if not state.is_completed():
