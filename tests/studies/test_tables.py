@@ -130,6 +130,16 @@ def test_a_form_that_made_the_curve_predicts_what_lies_beyond():
     assert row["error best_of_n"] < 0.1 < row["error rl"] < row["error saturating"]
 
 
+def test_a_policy_that_stands_still_at_its_furthest_has_nothing_to_be_predicted():
+    """Half of the points lie at the largest distance, so none lies beyond what the near ones reach; the other seed counts."""
+    rows = [*base(0, 1, arm="vanilla"), *curve(0, lambda d: d * (2 - d)), *curve(1, lambda d: d * (2 - d))]
+    for row in rows:
+        if row["seed"] == 1 and row.get("step", 0) > 10:
+            row["kl"] = 9.0
+    (row,) = bends(made(rows)).rows
+    assert (row["too short"], row["best best_of_n"]) == (1, 1)
+
+
 def test_each_refresh_s_peak_is_read_off_the_other_seeds():
     """Peaks 1 with one model and 1.5 with two, in like seeds; twice the first one's would be 2."""
     rows = [*base(0, 1, 2, arm="take-last")]

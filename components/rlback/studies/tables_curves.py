@@ -14,6 +14,8 @@ from rlback.studies.reading import Results, Table, finals_of
 
 #: Distances below it are left out: the form for RL is not meant for them.
 _LEAST = 0.2
+#: Share of the points, the nearest ones, from which the rest is predicted.
+NEAR = 0.6
 _ARMS = ("vanilla", "vanilla-up-front", "vanilla-wco", "vanilla-uwo", "dpo-offline")
 
 
@@ -31,12 +33,14 @@ def bends(results: Results) -> Table:
                 d, g = np.sqrt(run["kl"].to_numpy(float)), run["gold"].to_numpy(float)
                 sound = np.isfinite(d) & np.isfinite(g) & (d > _LEAST)
                 d, g = d[sound], g[sound]
-                if len(np.unique(d)) < 8 or len(np.unique(d[d <= np.quantile(d, 0.6)])) < 3:
+                near = d <= np.quantile(d, NEAR) if len(d) else np.zeros(0, bool)
+                # A policy that stands still at the end has its furthest distance many times, and nothing beyond it.
+                if len(np.unique(d)) < 8 or len(np.unique(d[near])) < 3 or near.all():
                     left += 1
                     continue
                 curves = {form: fit(d, g, form) for form in FORMS}
                 wins[min(FORMS, key=lambda form: curves[form].aicc)] += 1
-                missed = {form: extrapolation_error(d, g, form) for form in FORMS}
+                missed = {form: extrapolation_error(d, g, form, share=NEAR) for form in FORMS}
                 beyond[min(FORMS, key=lambda form: missed[form])] += 1
                 for form in FORMS:
                     errors[form].append(missed[form])
