@@ -20,9 +20,11 @@ import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Step
+from rlback.campaign.progress import ProgressFile
 from rlback.campaign.remarks import data_lines
 from rlback.campaign.sources import Parted, part_pairs
-from rlback.config import parse_override, read_config
+from rlback.campaign.starting import plan_lines
+from rlback.config import check_config, parse_override, read_config, read_tree
 from rlback.errors import ConfigError, DataError
 from rlback.labelling.batches import stored
 from rlback.project import Project, make_project
@@ -209,10 +211,28 @@ def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_
         assert long not in [item.comparison.prompt for item in stored(project.store, "people.r1")]
 
 
-@pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]"])
-def test_groups_to_hold_out_are_a_number_or_names(value: str):
+@pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]", "0.0", "1.0", "-0.1", "1.5", "20.0"])
+def test_groups_to_hold_out_are_a_number_a_share_or_names(value: str):
     with pytest.raises(ConfigError, match=r"`source.held_out`.*a list of their names"):
         read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": parse_override(f"x={value}")[1]})
+
+
+def test_a_share_that_is_no_number_is_refused():
+    tree = read_tree(ROOT / "configs" / "explicit-prompt.yaml", "configuration file", "configs/")
+    tree["source"]["held_out"] = float("nan")
+    with pytest.raises(ConfigError, match=r"`source.held_out`.*a share of them"):
+        check_config(tree, "here")
+
+
+@pytest.mark.parametrize("config", ["conversational.yaml", "explicit-prompt.yaml", "hh-dialogues.yaml", "table.yaml"])
+def test_where_each_prompt_is_a_group_a_share_of_them_is_held_out(tmp_path: Path, config: str):
+    """2,000 prompts with a pair each: the example's own setting holds out 200 of them, which an accuracy can be read from."""
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Is {number} even?", "chosen": f"As {number} is.", "rejected": "No."} for number in range(2000)]
+    file.write_bytes(lines(rows))
+    counts = part_pairs(read_config(ROOT / "configs" / config), {"pairs": file}).counts
+    assert (counts["held"], counts["train"], len(counts["held_groups"])) == (200, 1800, 200)
+    assert len(data_lines(counts)) == 1
 
 
 def test_groups_are_held_out_by_name(tmp_path: Path):
@@ -237,11 +257,63 @@ def test_an_accuracy_on_few_pairs_is_said_to_be_unsure(held: int, said: list[str
     assert all(part in remark for part, remark in zip(said, remarks, strict=True))
 
 
-def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("settings", "most", "words"),
+    [
+        ((), 30_000_000, "at most its first 30,000,000 bytes, unpacked, are read, for 50% of what the base policy"),
+        (("base.text_share=0",), 2_000_000, "at most its first 2,000,000 bytes, unpacked, are read, for the vocabulary alone"),
+    ],
+)
+def test_a_dry_run_says_what_is_read_of_a_text_and_what_is_held_out(tmp_path: Path, settings, most: int, words: str):
+    """The text's size and how much of it is read; of the held-out pairs, in words, how many were seen in training."""
+    with entered(tmp_path / "p"):
+        pairs, text = tmp_path / "pairs.jsonl", tmp_path / "novel.txt.gz"
+        pairs.write_bytes(lines(plain()))
+        text.write_bytes(gzip.compress(b"Call me Ishmael.\n\n"))
+        given = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+        asked = ["run", str(ROOT / "configs/explicit-prompt.yaml"), "--pairs", str(pairs), "--text", str(text), *given]
+        said = command(*asked, "--dry-run")
+        size = text.stat().st_size
+        assert f"{text}: plain text, {size:,} bytes on disk; {words}" in said
+        assert "6 held out (2 whole groups; 0 of these pairs share a completion with a pair trained on)" in said
+        found = json.loads(command(*asked, "--dry-run", "--json"))["text"]
+        assert (found["path"], found["bytes"], found["at_most"]) == (str(text), size, most)
+
+
+def test_a_remark_is_made_once(tmp_path: Path):
+    """The opening ones by the run, one on a fit by the command that fitted; none again by a command that did nothing new."""
+    with entered(tmp_path / "p"):
+        (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
+        said = [start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "rounds=2"), advance()]
+        command("label", "people", "--as", "ann", keys="111111")
+        said.append(advance())
+        decide("decline", "people.r1")
+        said += [advance(), advance()]
+        for remark, where in (
+            ("too small to write fluent text", 0), ("18 pairs to train on", 0), ("(first fit): accuracy", 0),
+            ("(after round 1): accuracy", 3),
+        ):  # fmt: skip
+            assert [text.count(remark) for text in said] == [int(i == where) for i in range(5)]
+
+
+def test_a_text_beside_a_model_on_disk_is_said_not_to_be_read(tmp_path: Path):
+    (tmp_path / "novel.txt").write_text("Call me Ishmael.\n")
+    settings = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"base.model": "somewhere"})
+    assert any("it is not read" in line for line in plan_lines("c", settings, {"text": tmp_path / "novel.txt"}, {}))
+
+
+def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path, monkeypatch):
     """One word of the frozen copy turned round before the gate: the stage refuses and names the file, until it is back."""
+    written: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        ProgressFile, "_write", lambda self, done, total, *rest, **more: written.append((self._part, done, total))
+    )
     with entered(tmp_path / "p") as project:
         (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
         start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "rounds=1")
+        # What follows the fit is heard of, too: the held-out pairs, both sides of six, are counted as they are scored.
+        assert ("drawing the reference samples", 0, 0) in written
+        assert ("scoring held-out pairs", 12, 12) in written
         command("label", "people", "--as", "ann", keys="111111")
         frozen = project.state / "snapshots" / "people-source" / "pairs-train.jsonl"
         good = frozen.read_text()

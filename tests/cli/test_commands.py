@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rlback.__main__ import main
+from rlback.campaign.evidence import evidence_markdown, sample_sides
+from rlback.campaign.machine import label_count
 from rlback.campaign.summary import method_figures
-from rlback.labelling.terminal import _piped
+from rlback.labelling.batches import Stored, counting_labels
+from rlback.labelling.quality import ratings
+from rlback.labelling.terminal import _piped, _show
 from rlback.project import Project
+from rlback.records import Comparison, Completion
 from rlback.registry.gates import open_gates
+from rlback.registry.lineage import _round
 from rlback.registry.operations import list_versions
 from tests.conftest import ROOT, changed
 
@@ -91,6 +98,43 @@ def test_status_names_who_is_waited_for_and_the_command(at_gate, at, capsys):
     assert (found["campaign"], found["waits_for"], found["command"]) == ("person", "approval", "rlback gate show person.r1")
 
 
+def test_without_a_name_the_open_gate_is_shown(at_gate, at, capsys, monkeypatch):
+    """One is shown, of several all are named, and so is the command; without any, what to look at."""
+    at(at_gate)
+    gate = open_gates(at_gate.store)[0]
+    assert main(["gate", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gate"] == "person.r1"
+    monkeypatch.setattr("rlback.registry.gates.open_gates", lambda store: [gate, replace(gate, id="other.r2")])
+    assert main(["gate", "show"]) == 6
+    error = capsys.readouterr().err
+    assert "2 gates are open: person.r1, other.r2" in error
+    assert "`rlback gate show person.r1`" in error
+    monkeypatch.setattr("rlback.registry.gates.open_gates", lambda store: [])
+    assert main(["gate", "show"]) == 6
+    assert "no gate is open now" in capsys.readouterr().err
+
+
+def test_samples_say_what_was_cut_off_and_what_a_tool_wrote(at_gate, at, capsys):
+    """One side did not end, in the other an environment wrote three characters; the terminal of annotators says it likewise."""
+    gate = open_gates(at_gate.store)[0]
+    sample = {
+        "prompt": "2 + 2?", "candidate": "x" * 700, "start": "so 4 it is", "finished": [False, True],
+        "answers": {"start": [[0, 0, 3, 4]]},
+    }  # fmt: skip
+    candidate, start = dict(sample_sides(sample)).values()
+    assert candidate == f"{'x' * 600} … (100 more characters) ⟦cut off⟧"
+    assert start == "so ⟦tool: 4⟧ it is"
+    shown = evidence_markdown(replace(gate, evidence=gate.evidence | {"samples": [sample]}))
+    assert "⟦cut off⟧" in shown
+    comparison = Comparison("2 + 2?", Completion("x", (1,), False), Completion("4", (2,), True), "cross")
+    _show(Stored("c", "b", 0, comparison), "a", 1, 1)
+    assert "[1]\n    x ⟦cut off⟧\n" in capsys.readouterr().out
+    at(at_gate)
+    assert main(["gate", "show"]) == 0
+    ended = [end for given in gate.evidence["samples"] for end in given["finished"]]
+    assert capsys.readouterr().out.count("⟦cut off⟧") == ended.count(False) > 0
+
+
 def test_a_decision_from_the_terminal_and_its_refusals(at_gate, at, capsys):
     """Show, a stale digest, a decline without a reason, an approval, a second decision, advance, deploy, audit."""
     at(at_gate)
@@ -136,9 +180,39 @@ def test_labelling_from_standard_input_is_blind_and_stored(project, at, capsys, 
     assert [out.count(f"\n{n} of 12\n") for n in (2, 3, 4, 5)] == [1, 2, 2, 1]
     assert "0 left" in out
     revisions = [e.payload["revision"] for e in project.store.events("people") if e.kind == "label.given"]
-    # Undoing is a skip as the second revision, so that a session that ends there leaves no label behind.
+    # Undoing is a second revision, so that a session that ends there leaves no label behind.
     assert sorted(set(revisions)) == [1, 2, 3]
     assert len(revisions) == 14
+    # Twelve comparisons have a label each, whatever was undone on the way.
+    assert "12 labels given, 0 left" in out
+    assert label_count(project, "people") == 12
+    assert _round(project.store, "people", 0)["labels"] == [{"annotator": "ann", "kind": "human", "labels": 12}]
+    assert main(["verify"]) == 0
+
+
+def test_what_was_undone_is_open_again_and_counted_nowhere(project, at, capsys, monkeypatch, tmp_path):
+    """Two labels, the second undone before stopping; the sides stay where they were when it is shown again."""
+    import io
+
+    file = tmp_path / "people.yaml"
+    labels = {"annotators": "human", "initial": 12, "inside": 0, "cross": 4}
+    file.write_text(yaml.safe_dump(changed(name="people", rounds=1, labels=labels)))
+    at(project)
+    assert main(["run", str(file), "--engine", "inline"]) == 0
+    drawn = iter("ab" * 20)  # drawn anew, every showing would have its sides the other way round
+    monkeypatch.setattr("rlback.labelling.terminal.secrets.choice", lambda sides: next(drawn))
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 1 u q"))
+    assert main(["label", "people", "--as", "ann"]) == 0
+    out = capsys.readouterr().out
+    shown = out.split("\n2 of 12\n")[1:]
+    first, again = (text.split("1 left   2 right")[0] for text in shown)
+    assert first == again
+    assert "1 label given, 11 left" in out
+    assert [(x.comparison, x.verdict) for x in counting_labels(project.store, "people.r0")] == [("people.r0.0", "a")]
+    assert len(ratings(project.store, "people.r0")) == label_count(project, "people") == 1
+    assert _round(project.store, "people", 0)["labels"] == [{"annotator": "ann", "kind": "human", "labels": 1}]
+    assert main(["verify"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ from sqlalchemy import func, insert, select, update
 
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
 from rlback.campaign.foreign_base import describe_base
-from rlback.campaign.hardware import require_device, settle_precision
+from rlback.campaign.hardware import settle_precision
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
 from rlback.campaign.startable import require_startable
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
-from rlback.labelling.batches import open_count
+from rlback.labelling.batches import open_count, stands
 from rlback.ledger.console_tables import starts
 from rlback.ledger.store import Transaction, now
 from rlback.ledger.tables import campaigns, stages
@@ -72,7 +72,6 @@ def start(
     if name is not None:
         check_name(name)
     described = describe_inputs(project, config, inputs or {})
-    require_device(config)
     require_startable(project, config)
     config = settle_precision(config)
     tree = config.model_dump(mode="json")
@@ -219,7 +218,7 @@ def _run_and_record(project: Project, row: Any, recorded: Recorded, step: Step, 
     progress = ProgressFile(project.state / "progress" / f"{name}.json", config, step)
     context = Context(
         project, name, row.policy, config, json.loads(row.inputs), recorded, step, row.kept_version, work,
-        progress.report, mirror,
+        progress.report, mirror, progress.part,
     )  # fmt: skip
     began = time.monotonic()
     result = _taken_over(context) or _stage(step.stage)(context)
@@ -326,15 +325,15 @@ def stop(project: Project, name: str, actor: Actor, reason: str) -> None:
 
 
 def label_count(project: Project, name: str) -> int:
-    """How many labels a campaign has been given so far (revisions of one label count once)."""
+    """How many labels a campaign has been given so far (revisions count once, what was taken back not at all)."""
     from rlback.ledger.tables import batches, comparisons, labels
 
     query = (
-        select(func.count(func.distinct(labels.c.comparison + " " + labels.c.annotator)))
+        select(func.count())
         .select_from(labels)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .join(batches, comparisons.c.batch == batches.c.id)
-        .where(batches.c.campaign == name)
+        .where(batches.c.campaign == name, stands())
     )
     return int(project.store.rows(query)[0][0])
 

@@ -30,7 +30,8 @@ def init(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Starts a campaign and carries it on."""
     from rlback.campaign import machine
-    from rlback.campaign.remarks import data_lines
+    from rlback.campaign.hardware import require_device
+    from rlback.campaign.remarks import opening_lines
     from rlback.campaign.startable import require_startable
     from rlback.campaign.starting import INPUTS, check_inputs, count_pairs, overrides_of
     from rlback.config import read_config
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = check_inputs(config, given)
     if options.name is not None:
         machine.check_name(options.name)
+    require_device(config)  # before a long file is read for nothing
     if options.dry_run:  # `start` does both too, before it records anything
         machine.describe_inputs(project, config, inputs)
         require_startable(project, config)
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
-        for line in [*(data_lines(counts) if counts else []), *_precision_lines(config, project, name)]:
+        for line in [*(opening_lines(counts) if counts else []), *_precision_lines(config, project, name)]:
             say(line)
     return _carry_on(project, [name], options)
 
@@ -68,10 +70,11 @@ def _precision_lines(config: Any, project: Project, name: str) -> list[str]:
 
 
 def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
-    from rlback.campaign.starting import plan_lines, plan_of
+    from rlback.campaign.starting import plan_lines, plan_of, text_of
 
     if options.json:
-        print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan_of(config), "pairs": counts}))
+        body = {"config": config.model_dump(mode="json"), "plan": plan_of(config), "pairs": counts}
+        print(json.dumps({**body, "text": text_of(config, inputs)}))
         return 0
     for line in plan_lines(options.config, config, inputs, counts):
         say(line)
@@ -97,11 +100,14 @@ def advance(options: argparse.Namespace) -> int:
 
 def _carry_on(project: Project, names: list[str], options: argparse.Namespace) -> int:
     from rlback.campaign import machine
+    from rlback.campaign.remarks import remarks
     from rlback.cli.watching import watched
 
     outcomes, failed = [], None
+    known = {}
     for name in names:
         try:
+            known[name] = set(remarks(project, name))
             with watched(project, [name], quiet=options.json):
                 if options.engine == "inline":
                     due = machine.advance(project, name)
@@ -120,6 +126,9 @@ def _carry_on(project: Project, names: list[str], options: argparse.Namespace) -
         print(json.dumps({"campaigns": [_as_json(name, due) for name, due in outcomes]}))
     else:
         for name, due in outcomes:
+            for line in remarks(project, name):
+                if line not in known[name]:  # the others were said by the command that ran their stage
+                    say(line)
             _tell(project, name, due)
     if failed is not None:
         raise failed
@@ -139,10 +148,6 @@ def _as_json(name: str, due: Any) -> dict[str, Any]:
 
 def _tell(project: Project, name: str, due: Any) -> None:
     from rlback.campaign import machine
-    from rlback.campaign.remarks import remarks
-
-    for line in remarks(project, name):
-        say(line)
     if isinstance(due, machine.Waiting):
         many = f"{due.count} comparison{'s' * (due.count != 1)} to be labelled in {due.subject}"
         say(f"{name} waits for {'an annotator' if due.what == 'labels' else 'an approver'}: "

@@ -11,14 +11,15 @@ from pathlib import Path
 
 from rlback import __version__
 from rlback.cli.label_verbs import add_export, add_label_verbs
-from rlback.errors import RlbackError
+from rlback.errors import ConfigError, RlbackError
+from rlback.records import REASON_CHARS
 
 EPILOG = """\
 start here:  rlback demo                 the whole loop on a controlled world, about three minutes
              rlback run CONFIG           a campaign on your own preferences
 every day:   rlback status               what waits for whom
              rlback label                label comparisons
-             rlback gate show ID         the evidence; then approve, decline or more-labels
+             rlback gate show            the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
              rlback up                   a browser, Prefect and MLflow for all of it; decisions start what they allow
@@ -89,7 +90,7 @@ def build() -> argparse.ArgumentParser:
     acts = gate.add_subparsers(dest="act", metavar="ACT", required=True)
     show = acts.add_parser("show", help="the evidence, its digest, samples side by side")
     show.set_defaults(function="people:gate_show")
-    show.add_argument("id")
+    show.add_argument("id", nargs="?", help="default: the gate that is open")
     _json(show)
     for name, text in (
         ("approve", "keep the candidate: it becomes the approved checkpoint"),
@@ -248,6 +249,7 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["RLBACK_PROJECT"] = options.project
     module, _, name = options.function.partition(":")
     try:
+        _check_reason(getattr(options, "reason", None))
         function = getattr(importlib.import_module(f"rlback.cli.{module}"), name)
         return int(function(options) or 0)
     except KeyboardInterrupt:
@@ -262,6 +264,12 @@ def run(arguments: Sequence[str]) -> int:
         if shown is None:
             raise
         return show_error(shown, as_json=getattr(options, "json", False))
+
+
+def _check_reason(reason: str | None) -> None:
+    """Raises ConfigError on a reason longer than the console takes, whichever command it is given to."""
+    if reason is not None and len(reason) > REASON_CHARS:
+        raise ConfigError(f"a reason has at most {REASON_CHARS:,} characters; this one has {len(reason):,}", remedy="shorten it")
 
 
 def _explained(error: Exception) -> RlbackError | None:

@@ -1,7 +1,7 @@
 """Labelling at a terminal: one comparison, two completions, one key.
 
 Blind: neither which checkpoint wrote a side nor the reward model's scores are shown. The side order is drawn
-for each showing and stored with the label.
+for each comparison, stays where it is shown again, and is stored with the label.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlback.labelling.batches import Stored, open_count, record_label, unlabelled
-from rlback.labelling.display import visible
+from rlback.labelling.display import completion, shortened, visible
+from rlback.labelling.queue import take_back
 from rlback.ledger.store import Store
-from rlback.records import Actor, Completion, Verdict
+from rlback.records import Actor, Verdict
 
 KEYS = "1 left   2 right   t tie   s skip   u undo   q stop"
 PIPED_KEYS = set("12tsuq")
@@ -33,6 +34,7 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
     mine = {item.id for item in unlabelled(store, batch, annotator.name)}
     waiting = [item for item in unlabelled(store, batch) if item.id in mine]
     total, given = len(waiting), 0
+    sides: dict[str, str] = {}  # shown again after an undo, a comparison does not swap before the annotator's eyes
     print(f"Which completion is better? {total} comparisons in {batch}, labelled as {annotator.name}.")
     previous: tuple[Stored, str] | None = None
     position, shown = 0, -1
@@ -40,7 +42,7 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
         while position < total:
             item = waiting[position]
             if shown != position:
-                left = secrets.choice("ab")
+                left = sides.setdefault(item.id, secrets.choice("ab"))
                 _show(item, left, position + 1, total)
                 began, shown = time.monotonic(), position
             key = next(keys, "q")
@@ -51,10 +53,11 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
                     print("There is nothing to undo yet.")
                 else:
                     position -= 1
-                    # The label stays on record; a skip as its next revision takes it out of every count, whether or
-                    # not the comparison, which is shown again, gets another one.
+                    given -= 1
+                    # The label stays on record; its next revision takes it out of every count, and the comparison is open
+                    # again, whether or not it gets another one now.
                     undone, seen_left = previous
-                    record_label(store, undone.id, annotator, "skip", seen_left, 0.0)
+                    take_back(store, undone.id, annotator, seen_left)
                     previous, shown = None, -1
                 continue
             verdict = _verdict(key, left)
@@ -80,25 +83,13 @@ def _show(item: Stored, left: str, number: int, total: int) -> None:
     a, b = item.comparison.a, item.comparison.b
     first, second = (a, b) if left == "a" else (b, a)
     print(f"\n{'─' * width}\n{number} of {total}")
-    print(_wrapped(item.comparison.prompt, width))
-    for name, completion in (("1", first), ("2", second)):
-        print(f"\n[{name}]\n{_wrapped(_text(completion), width)}")
+    print(_wrapped(shortened(item.comparison.prompt, SHOWN_CHARS), width))
+    for name, side in (("1", first), ("2", second)):
+        print(f"\n[{name}]\n{_wrapped(completion(side.text, side.answers, side.finished, SHOWN_CHARS), width)}")
     print(f"\n{KEYS}")
 
 
-def _text(completion: Completion) -> str:
-    text, place = "", 0
-    for _, _, first, last in completion.answers:
-        if first < last:
-            text += f"{completion.text[place:first]}⟦tool: {completion.text[first:last]}⟧"
-            place = last
-    return text + completion.text[place:] + ("" if completion.finished else " ⟦cut off⟧")
-
-
-def _wrapped(text: str, width: int) -> str:
-    shown = visible(text[:SHOWN_CHARS]).strip("\n")
-    if len(text) > SHOWN_CHARS:
-        shown += f" … ({len(text) - SHOWN_CHARS} more characters)"
+def _wrapped(shown: str, width: int) -> str:
     lines = [textwrap.wrap(line, width - 4) or [""] for line in shown.split("\n")]
     return "\n".join(f"    {part}" for line in lines for part in line)
 

@@ -13,13 +13,14 @@ from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rlback.labelling.batches import stored_one
+from rlback.labelling.batches import stands, stored_one
 from rlback.labelling.exports import export_batch
 from rlback.labelling.imports import FORMS as IMPORT_FORMS
 from rlback.labelling.imports import Imported, import_labels, list_imports
 from rlback.labelling.quality import quality
-from rlback.labelling.quarantines import REASON_CHARS, list_quarantines
+from rlback.labelling.quarantines import list_quarantines
 from rlback.ledger.tables import batches, comparisons, labels, stages
+from rlback.records import REASON_CHARS
 from rlback.registry.quarantine import Outcome, lift, put_in
 from rlback.web.answers import ASCIIJSON, done, page
 from rlback.web.refusals import Refused
@@ -39,6 +40,7 @@ def listing(request: Request) -> Response:
     given = (
         select(comparisons.c.batch, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(labels, labels.c.comparison == comparisons.c.id)
+        .where(stands())
         .group_by(comparisons.c.batch)
         .subquery()
     )
