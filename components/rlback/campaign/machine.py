@@ -235,7 +235,8 @@ def _run_and_record(project: Project, row: Any, recorded: Recorded, step: Step, 
         )  # fmt: skip
         transaction.event(
             "stage.done", name, SYSTEM,
-            {"round": step.round, "stage": step.stage, "attempt": step.attempt, "output": digest_of(result.output)},
+            {"round": step.round, "stage": step.stage, "attempt": step.attempt, "output": digest_of(result.output),
+             "cache_key": result.cache_key},
         )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     progress.done(seconds)

@@ -21,11 +21,14 @@ from rlback.project import Project
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_aliases, list_versions
 from rlback.registry.recorded import ROW_CHECKS, Finding
+from rlback.registry.recorded_access import ACCESS_CHECKS
 from rlback.registry.recorded_labels import LABEL_CHECKS
 from rlback.registry.recorded_people import PEOPLE_CHECKS
+from rlback.registry.recorded_times import TIME_CHECKS
 
 #: How often rows and events are read anew where a running campaign writes in between.
 ATTEMPTS = 3
+CHECKS = {**ROW_CHECKS, **LABEL_CHECKS, **PEOPLE_CHECKS, **ACCESS_CHECKS, **TIME_CHECKS}
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def verify(
     for _ in range(ATTEMPTS):
         del findings[before:]
         recorded = gather("events", store.events)
-        for where, rows_agree in {**ROW_CHECKS, **LABEL_CHECKS, **PEOPLE_CHECKS}.items() if recorded else ():
+        for where, rows_agree in CHECKS.items() if recorded else ():
             findings += gather(where, partial(rows_agree, store, recorded))
         count = len(gather("ledger", lambda: store.rows(select(events.c.seq))))
         if count == len(recorded):  # else a process wrote meanwhile, and rows were compared with older events
