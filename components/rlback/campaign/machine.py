@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -37,7 +37,7 @@ from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
 from rlback.registry.gates import expire, find_gate, open_gates
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import reconcile
+from rlback.registry.operations import list_versions, reconcile
 from rlback.worlds import load_world
 
 
@@ -277,6 +277,23 @@ def get_ready(project: Project, name: str) -> None:
             import_module(f"rlback.training.{module}")
         with project.naming_full_disk():
             MlflowStore(project.root).prepare()
+
+
+def mend_mirrors(project: Project, but: Collection[str] = ()) -> list[str]:
+    """Moves MLflow's aliases to where the ledger has them, of every policy without an active campaign among `but`.
+
+    Those of a carried-on campaign's policy are mended by `prepare`; a deploy or rollback that was killed between the two may
+    concern a policy with no active campaign. Returns what was moved, a line each.
+    """
+    carried_on = {load_campaign(project, name).policy for name in but}
+    policies = sorted({version.policy for version in list_versions(project.store)} - carried_on)
+    if not policies:
+        return []
+    project.store.require_signed()
+    mirror = MlflowStore(project.root)
+    with project.naming_full_disk():
+        mirror.prepare()
+        return [line for policy in policies for line in reconcile(project, mirror, policy)]
 
 
 def gate_of(project: Project, name: str, step: Step) -> str:
