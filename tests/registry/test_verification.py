@@ -15,7 +15,7 @@ from rlback.accounts.users import add_user, find_user
 from rlback.campaign import machine
 from rlback.config import check_config
 from rlback.data import snapshot
-from rlback.errors import LedgerError
+from rlback.errors import LedgerError, RegistryError
 from rlback.labelling.batches import record_label
 from rlback.labelling.guidelines import add_guideline
 from rlback.project import Project
@@ -384,8 +384,7 @@ def test_a_session_or_token_put_in_by_hand_is_named(finished: Project):
     rewrite(finished, "DELETE FROM sessions")
     assert findings(finished) == []
     for column, value in (("digest", "'f00'"), ("scopes", "'decide look'"), ("expires", "1e12"), ("revoked", "1")):
-        held = rewrite(finished, f"CREATE TABLE kept AS SELECT {column} FROM tokens", f"UPDATE tokens SET {column} = {value}")
-        assert held
+        rewrite(finished, f"CREATE TABLE kept AS SELECT {column} FROM tokens", f"UPDATE tokens SET {column} = {value}")
         assert findings(finished) == [f"token {token.id}: its {column} is not as in the ledger"]
         rewrite(finished, f"UPDATE tokens SET {column} = (SELECT {column} FROM kept)", "DROP TABLE kept")
     assert findings(finished) == []
@@ -400,3 +399,25 @@ def test_a_guideline_rewritten_behind_the_labels_is_named(finished: Project):
     assert findings(finished) == []
     rewrite(finished, "UPDATE guidelines SET text = 'The longer one.'")
     assert findings(finished) == ["guideline 1: its digest is not as in the ledger"]
+
+
+def test_a_registry_that_was_lost_is_named_and_never_made_anew(finished: Project):
+    """MLflow's database gone: verify, advance and deploy name it and the backup, and none makes an empty one in its place."""
+    database = finished.root / "mlruns" / "mlflow.db"
+    aside = database.with_name("aside.db")
+    database.rename(aside)
+    for left in database.parent.glob("mlflow.db-*"):
+        left.unlink()
+    (found,) = verify(finished, MlflowStore(finished.root)).findings
+    assert f"{database} is gone" in found.what
+    assert "backup" in found.remedy
+    with pytest.raises(RegistryError, match="is gone"):
+        machine.mend_mirrors(finished)
+    with pytest.raises(RegistryError, match="is gone"):
+        machine.prepare(finished, "tiny")
+    assert not database.exists()
+    # Made anew by another program, or put back from before the versions: just as well nothing is built on it.
+    MlflowStore(finished.root).prepare()
+    with pytest.raises(RegistryError, match=r"has policy@1 .* but MLflow at .*mlflow.db has no such version"):
+        machine.prepare(finished, "tiny")
+    assert {f.remedy for f in verify(finished, MlflowStore(finished.root)).findings} == {"restore mlruns/ from a backup"}

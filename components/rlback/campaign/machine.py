@@ -36,6 +36,7 @@ from rlback.ledger.tables import campaigns, stages
 from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
 from rlback.registry.gates import expire, find_gate, open_gates
+from rlback.registry.mirroring import require_mirrored
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_versions, reconcile
 from rlback.worlds import load_world
@@ -261,10 +262,12 @@ def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> N
     """Makes the registry ready and mends what a kill may have left between the ledger and its mirror."""
     project.store.require_signed()
     mirror = mirror or MlflowStore(project.root)
+    policy = load_campaign(project, name).policy
     with project.naming_full_disk():
+        require_mirrored(project, mirror, policy)
         mirror.prepare()
         project.sweep_work(name, load_recorded(project, name))
-        reconcile(project, mirror, load_campaign(project, name).policy)
+        reconcile(project, mirror, policy)
 
 
 def get_ready(project: Project, name: str) -> None:
@@ -275,8 +278,10 @@ def get_ready(project: Project, name: str) -> None:
     if isinstance(what_next(project, name), Step):
         for module in ("supervised", "reward", "on_policy"):
             import_module(f"rlback.training.{module}")
+        mirror = MlflowStore(project.root)
+        require_mirrored(project, mirror, load_campaign(project, name).policy)
         with project.naming_full_disk():
-            MlflowStore(project.root).prepare()
+            mirror.prepare()
 
 
 def mend_mirrors(project: Project, but: Collection[str] = ()) -> list[str]:
@@ -291,8 +296,9 @@ def mend_mirrors(project: Project, but: Collection[str] = ()) -> list[str]:
         return []
     project.store.require_signed()
     mirror = MlflowStore(project.root)
+    for policy in policies:
+        require_mirrored(project, mirror, policy)
     with project.naming_full_disk():
-        mirror.prepare()
         return [line for policy in policies for line in reconcile(project, mirror, policy)]
 
 

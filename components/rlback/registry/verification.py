@@ -134,21 +134,24 @@ def _heads(store: Store) -> Iterator[Finding]:
 def _registry(store: Store, mirror: MlflowStore) -> Iterator[Finding]:
     for policy in sorted({v.policy for v in list_versions(store)}):
         try:
+            mirror.require_made()  # asked for anything, it would make an empty one
             theirs = {info.version: info.digest for info in mirror.versions(policy)}
             aliases = mirror.aliases(policy)
         except RegistryError as error:
             yield Finding(f"registry of {policy}", error.message, error.remedy or "")
             continue
+        whole = True
         for version in list_versions(store, policy):
             if theirs.get(version.version) != version.digest:
-                found = theirs.get(version.version)
+                whole, found = False, theirs.get(version.version)
                 yield Finding(
                     version.address,
                     f"MLflow has {'no such version' if found is None else f'digest {found[:12]}'} for it",
                     "restore mlruns/ from a backup",
                 )
         if aliases != list_aliases(store, policy):
-            yield Finding(f"aliases of {policy}", "MLflow's differ from the ledger's", "rlback advance mends them")
+            remedy = "rlback advance mends them" if whole else "restore mlruns/ from a backup"
+            yield Finding(f"aliases of {policy}", "MLflow's differ from the ledger's", remedy)
 
 
 def _snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
