@@ -421,3 +421,15 @@ def test_a_registry_that_was_lost_is_named_and_never_made_anew(finished: Project
     with pytest.raises(RegistryError, match=r"has policy@1 .* but MLflow at .*mlflow.db has no such version"):
         machine.prepare(finished, "tiny")
     assert {f.remedy for f in verify(finished, MlflowStore(finished.root)).findings} == {"restore mlruns/ from a backup"}
+
+
+def test_source_data_that_are_nowhere_any_more_are_a_finding(finished: Project):
+    """Gone from data/ they can be had from DVC's cache; gone from both, with no remote, nobody can look at them again."""
+    shutil.rmtree(finished.data)
+    assert findings(finished) == []
+    shutil.rmtree(finished.root / ".dvc" / "cache")
+    (found,) = findings(finished)
+    assert "neither in" in found
+    with (finished.root / ".dvc" / "config").open("a") as config:
+        config.write("    remote = far\n['remote \"far\"']\n    url = /far\n")
+    assert findings(finished) == []

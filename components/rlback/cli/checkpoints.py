@@ -101,12 +101,15 @@ def withdraw(options: argparse.Namespace) -> int:
     """Takes the deployed checkpoint out of service."""
     from rlback.project import find_project
     from rlback.registry.deployments import withdraw as withdraw_version
+    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    withdraw_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
+    mirror = MlflowStore(project.root)
+    require_mirrored(project, mirror, target.policy)
+    withdraw_version(project, mirror, target, actor_of(options), options.reason)
     if options.json:
         print(json.dumps({"withdrawn": target.address, "digest": target.digest}))
         return 0

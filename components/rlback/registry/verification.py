@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from rlback.data import snapshot
+from rlback.data.dvc_access import cached_object
 from rlback.errors import CheckpointError, DataError, LedgerError, RegistryError
 from rlback.ledger.chain import check_heads, check_newest, first_break
 from rlback.ledger.store import Store
@@ -186,7 +188,19 @@ def _sources(project: Project) -> list[tuple[str, Callable[[], object]]]:
         if world or project.data.with_name("data.dvc").exists():
             found.append(("source data", partial(_verify_data, project)))
     replaced = [version for md5, version in world.items() if pointed is None or pointed.md5 != md5]
-    return found + [(f"source data {v.md5}", partial(snapshot.verify_kept, root, v)) for v in replaced]
+    return found + [(f"source data {v.md5}", partial(_verify_replaced, root, v)) for v in replaced]
+
+
+def _verify_replaced(root: Path, version: snapshot.DataVersion) -> None:
+    snapshot.verify_kept(root, version)
+    if cached_object(root, version.md5).is_file():
+        return
+    configured = [file.read_text() for file in (root / ".dvc").glob("config*") if file.is_file()]
+    if not any("remote" in text for text in configured):
+        raise DataError(
+            f"it is neither in {root / 'data'} nor in DVC's cache, and there is no remote that it could be fetched from",
+            remedy="bring data/ or .dvc/cache back from a backup",
+        )
 
 
 def _data_is_due(store: Store) -> bool:
