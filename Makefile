@@ -21,9 +21,10 @@ lint: $(STAMP)   ## style only
 bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quiet machine (docs/benchmarks.md)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(STAMP)   ## the console under requests made up from its OpenAPI document, and under 200 annotators at once; minutes
+soak: $(STAMP)   ## the console under made-up requests and 200 annotators at once; campaigns under kill -9; minutes
 	@$(BIN)/python -m pytest tests/web/soak.py --timeout 3600 $(ARGS)
 	@$(BIN)/python -m benchmarks.labelling
+	@$(BIN)/python -m tests.soak.kill_campaign
 
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
 	rm -rf .pytest_cache .ruff_cache .hypothesis build

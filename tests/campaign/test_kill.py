@@ -8,10 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
+from rlback.campaign.plan import Step
 from rlback.config import check_config
+from rlback.data import snapshot
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
@@ -52,6 +57,24 @@ def test_a_campaign_killed_again_and_again_ends_like_an_undisturbed_one(project:
     result = verify(project, MlflowStore(project.root))
     assert result.findings == []
     assert not list((project.state / "work").rglob("*.safetensors"))
+
+
+def test_what_the_data_stage_says_of_an_earlier_pointer_survives_a_kill(project: Project, monkeypatch: pytest.MonkeyPatch):
+    """The stage writes `data.dvc` itself: done again after a kill, it does not take its own pointer for one that was there."""
+    name = machine.start(project, check_config(TINY, "tiny"), Actor("ada", "human"))
+    freeze = snapshot.freeze
+
+    def dying(root: Path, target: Path) -> snapshot.DataVersion:
+        freeze(root, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(snapshot, "freeze", dying)
+    with pytest.raises(KeyboardInterrupt):
+        machine.advance(project, name)
+    assert (project.root / "data.dvc").exists()
+    monkeypatch.setattr(snapshot, "freeze", freeze)
+    data = machine.run_step(project, name, Step(0, "data", 1), MlflowStore(project.root))
+    assert (data["had_pointer"], data["matches_pointer"]) == (False, True)
 
 
 def test_a_second_process_on_the_same_campaign_is_refused(project: Project):

@@ -17,10 +17,12 @@ from rlback.labelling.batches import Stored, counting_labels
 from rlback.labelling.quality import ratings
 from rlback.labelling.terminal import _piped, _show
 from rlback.project import Project
-from rlback.records import Comparison, Completion
+from rlback.records import Actor, Comparison, Completion
 from rlback.registry.gates import open_gates
 from rlback.registry.lineage import _round
-from rlback.registry.operations import list_versions
+from rlback.registry.mlflow_store import MlflowStore
+from rlback.registry.operations import list_versions, move_alias
+from rlback.registry.verification import verify
 from tests.conftest import ROOT, changed
 
 
@@ -256,3 +258,17 @@ def test_the_summary_has_the_figures_the_schema_names(finished):
         assert set(entry) >= {"round", "decision", "gold", "proxy", "kl", "agreement", "labels"}
         assert entry["decision"] in ("approved", "declined")
     assert "gold_peak" in summary["methods"]["vanilla"]
+
+
+def test_advance_mends_what_a_killed_deploy_left_where_no_campaign_is_active(finished, at, capsys):
+    """Killed between the ledger's transaction and MLflow's alias: verify names `rlback advance`, and that is what mends it."""
+    mirror = MlflowStore(finished.root)
+    with finished.store.transaction() as transaction:
+        move_alias(transaction, "policy", "deployed", 2, Actor("opal", "human"), "then it was killed")
+    (found,) = verify(finished, mirror).findings
+    assert found.remedy == "rlback advance mends them"
+    at(finished)
+    assert main(["advance"]) == 0
+    assert "alias deployed None -> 2" in capsys.readouterr().out
+    assert verify(finished, mirror).findings == []
+    assert mirror.aliases("policy")["deployed"] == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,47 @@ def test_a_row_that_says_human_deploys_nothing(finished: Project) -> None:
         connection.execute(text("update decisions set approver_kind = 'human'"))
     with pytest.raises(Exception, match="can never be deployed"):
         deploy(finished, MlflowStore(finished.root), approved[-1], Actor("eve", "human"), "mine now")
+
+
+def test_a_project_that_one_may_not_write_to_is_named_with_what_helps(finished, monkeypatch, capsys):
+    """A mount for reading only, or another user's project: no traceback, and no advice to restore what is whole."""
+    monkeypatch.setenv("RLBACK_PROJECT", str(finished.root))
+    state, access = finished.state, os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not str(path).startswith(str(state)))
+
+    def closed(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", closed)
+    assert main(["status"]) == 5
+    said = capsys.readouterr().err
+    assert f"{state / 'ledger.db'} is not writable for you" in said
+    assert "backup" not in said
+
+
+def test_a_file_that_the_system_keeps_us_from_is_an_error_of_ours(finished, monkeypatch, capsys):
+    """Whatever comes up while a command runs: it names the file and what to do."""
+    monkeypatch.setenv("RLBACK_PROJECT", str(finished.root))
+    heads = finished.root / "mlruns" / "ledger-heads.jsonl"
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(heads))
+
+    monkeypatch.setattr(Heads, "append", refused)
+    assert main(["run", str(ROOT / "configs" / "demo.yaml"), "--engine", "inline"]) == 2
+    said = capsys.readouterr().err
+    assert f"{heads} is not open to you: Read-only file system" in said
+
+
+def test_a_damaged_database_of_mlflow_is_an_error_of_ours(finished, monkeypatch, capsys):
+    """`verify` names it as a finding, a rollback refuses before it records anything."""
+    monkeypatch.setenv("RLBACK_PROJECT", str(finished.root))
+    for file in (finished.root / "mlruns").glob("mlflow.db*"):
+        file.unlink()
+    (finished.root / "mlruns" / "mlflow.db").write_bytes(b"no database at all" * 100)
+    before = finished.store.event_count()
+    assert main(["rollback", "policy@2", "--reason", "back"]) == 4
+    assert "its database cannot be used" in capsys.readouterr().err
+    assert finished.store.event_count() == before
+    assert main(["verify"]) == 5
+    assert "registry of policy" in capsys.readouterr().err

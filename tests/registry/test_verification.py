@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from rlback.accounts.sessions import make_token, open_session, revoke_token
+from rlback.accounts.users import add_user, find_user
 from rlback.campaign import machine
 from rlback.config import check_config
 from rlback.data import snapshot
-from rlback.errors import LedgerError
+from rlback.errors import LedgerError, RegistryError
+from rlback.labelling.batches import record_label
+from rlback.labelling.guidelines import add_guideline
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.mlflow_store import MlflowStore
@@ -21,6 +25,7 @@ from rlback.registry.operations import get_version, list_versions
 from rlback.registry.rollback import roll_back
 from rlback.registry.verification import verify
 from tests.conftest import TINY, changed
+from tests.labelling.made import made_batch, made_campaign
 
 
 def findings(project: Project) -> list[str]:
@@ -323,4 +328,108 @@ def test_without_data_or_before_they_are_made_there_is_nothing_to_find(finished:
     (finished.data / "visits" / "corpus.jsonl").write_text("half")
     assert findings(finished) != []
     machine.start(finished, check_config(TINY, "tiny"), Actor("ada", "human"), name="next")
+    assert findings(finished) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE campaigns SET finish_reason = 'approved'", "campaign tiny: its finish_reason"),
+        ("UPDATE campaigns SET created = '2001-01-01T00:00:00.000Z'", "campaign tiny: its created is not when"),
+        ("UPDATE stages SET cache_key = 'another' WHERE stage = 'base'", "tiny round 0 base: its cache_key"),
+        ("UPDATE stages SET cache_key = 'k' WHERE stage = 'optimise' AND round = 1", "tiny round 1 optimise: its cache_key"),
+        ("UPDATE stages SET finished = '2001-01-01T00:00:00.000Z' WHERE stage = 'decide'", "decide 1: its finished"),
+        ("UPDATE batches SET attempt = 0 WHERE id = 'tiny.r1'", "batch tiny.r1: its attempt 0"),
+        ("UPDATE batches SET annotators = 'human' WHERE id = 'tiny.r1'", "batch tiny.r1: it was not made for human annotators"),
+        ("UPDATE gates SET attempt = 2 WHERE id = 'tiny.r1'", "gate tiny.r1: its attempt 2"),
+        ("UPDATE gates SET opened = '2001-01-01T00:00:00.000Z' WHERE id = 'tiny.r1'", "gate tiny.r1: its opened"),
+        ("UPDATE decisions SET time = '2001-01-01T00:00:00.000Z'", "decision at gate tiny.r1: its time"),
+        ("UPDATE decisions SET time = 'yesterday'", "decision at gate tiny.r1: its time"),
+        ("UPDATE versions SET created = '2001-01-01T00:00:00.000Z' WHERE round = 1", "version policy 2: its created"),
+        ("UPDATE labels SET annotator = 'ada' WHERE id = 30", "label 30: its annotator or revision"),
+        ("UPDATE labels SET revision = 2 WHERE id = 30", "label 30: its annotator or revision"),
+    ],
+)
+def test_what_a_row_says_beyond_its_main_point_is_compared_too(finished: Project, statement: str, named: str):
+    """Moments, attempts, kinds of annotators, reasons to end, and the key by which another campaign takes a base over."""
+    assert rewrite(finished, statement) > 0
+    assert any(named in finding for finding in findings(finished))
+
+
+def test_what_was_seen_left_and_when_it_was_labelled_are_compared(project: Project):
+    """Which completion somebody saw left is part of what they said; so is when."""
+    made_campaign(project)
+    batch = made_batch(project, 2)
+    record_label(project.store, f"{batch}.0", Actor("anna", "human"), "a", "a")
+    assert findings(project) == []
+    rewrite(project, "UPDATE labels SET time = '2001-01-01T00:00:00.000Z'")
+    assert findings(project) == [f"label {batch}.0 anna 1: its time is not when the ledger recorded it"]
+    rewrite(project, "UPDATE labels SET left_side = 'b'")
+    assert "label 1: it is not the one in the ledger" in findings(project)
+
+
+def test_a_session_or_token_put_in_by_hand_is_named(finished: Project):
+    """Whoever can write to the database could else decide in another's name; what was made in order is no finding."""
+    store, admin = finished.store, Actor("root", "human")
+    add_user(store, "paula", "a long enough password", ("approver",), admin)
+    user = find_user(store, "paula")
+    open_session(store, "paula", "127.0.0.1")
+    _, token = make_token(store, user, "script", ("look",), 30)
+    assert findings(finished) == []
+    rewrite(finished, "INSERT INTO sessions SELECT 'f00', user, opened, seen, expires FROM sessions")
+    assert findings(finished) == ["session of paula: no event in the ledger opened it like that"]
+    rewrite(finished, "DELETE FROM sessions WHERE digest = 'f00'")
+    rewrite(finished, "UPDATE sessions SET expires = expires + 1e9")
+    assert findings(finished) == ["session of paula: no event in the ledger opened it like that"]
+    rewrite(finished, "DELETE FROM sessions")
+    assert findings(finished) == []
+    for column, value in (("digest", "'f00'"), ("scopes", "'decide look'"), ("expires", "1e12"), ("revoked", "1")):
+        rewrite(finished, f"CREATE TABLE kept AS SELECT {column} FROM tokens", f"UPDATE tokens SET {column} = {value}")
+        assert findings(finished) == [f"token {token.id}: its {column} is not as in the ledger"]
+        rewrite(finished, f"UPDATE tokens SET {column} = (SELECT {column} FROM kept)", "DROP TABLE kept")
+    assert findings(finished) == []
+    revoke_token(store, token.id, admin, None)
+    rewrite(finished, "UPDATE tokens SET revoked = 0")
+    assert any("revoked" in found for found in findings(finished))
+
+
+def test_a_guideline_rewritten_behind_the_labels_is_named(finished: Project):
+    """Every label names the version that was in force."""
+    add_guideline(finished.store, "The truer one.", Actor("ada", "human"), after=0)
+    assert findings(finished) == []
+    rewrite(finished, "UPDATE guidelines SET text = 'The longer one.'")
+    assert findings(finished) == ["guideline 1: its digest is not as in the ledger"]
+
+
+def test_a_registry_that_was_lost_is_named_and_never_made_anew(finished: Project):
+    """MLflow's database gone: verify, advance and deploy name it and the backup, and none makes an empty one in its place."""
+    database = finished.root / "mlruns" / "mlflow.db"
+    aside = database.with_name("aside.db")
+    database.rename(aside)
+    for left in database.parent.glob("mlflow.db-*"):
+        left.unlink()
+    (found,) = verify(finished, MlflowStore(finished.root)).findings
+    assert f"{database} is gone" in found.what
+    assert "backup" in found.remedy
+    with pytest.raises(RegistryError, match="is gone"):
+        machine.mend_mirrors(finished)
+    with pytest.raises(RegistryError, match="is gone"):
+        machine.prepare(finished, "tiny")
+    assert not database.exists()
+    # Made anew by another program, or put back from before the versions: just as well nothing is built on it.
+    MlflowStore(finished.root).prepare()
+    with pytest.raises(RegistryError, match=r"has policy@1 .* but MLflow at .*mlflow.db has no such version"):
+        machine.prepare(finished, "tiny")
+    assert {f.remedy for f in verify(finished, MlflowStore(finished.root)).findings} == {"restore mlruns/ from a backup"}
+
+
+def test_source_data_that_are_nowhere_any_more_are_a_finding(finished: Project):
+    """Gone from data/ they can be had from DVC's cache; gone from both, with no remote, nobody can look at them again."""
+    shutil.rmtree(finished.data)
+    assert findings(finished) == []
+    shutil.rmtree(finished.root / ".dvc" / "cache")
+    (found,) = findings(finished)
+    assert "neither in" in found
+    with (finished.root / ".dvc" / "config").open("a") as config:
+        config.write("    remote = far\n['remote \"far\"']\n    url = /far\n")
     assert findings(finished) == []

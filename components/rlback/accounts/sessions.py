@@ -93,7 +93,8 @@ def open_session(store: Store, name: str, address: str, attempt: tuple[str, str]
                 digest=digest(cookie), user=name, opened=moment, seen=moment, expires=moment + SESSION_S
             )
         )
-        transaction.event("session.opened", f"user:{name}", Actor(name, "human"), {"user": name, "address": address})
+        opened = {"user": name, "address": address, "session": digest(cookie), "until": moment + SESSION_S}
+        transaction.event("session.opened", f"user:{name}", Actor(name, "human"), opened)
     return cookie
 
 
@@ -137,16 +138,17 @@ def make_token(store: Store, user: User, label: str, scopes: Iterable[str], days
     if not label.strip() or len(label) > 64 or not label.isprintable():
         raise ConfigError("a token needs a label of at most 64 printable characters", remedy="say what it is for")
     token, id_ = TOKEN_PREFIX + secrets.token_urlsafe(32), secrets.token_hex(6)
+    until = time.time() + days * 86400
     with store.transaction() as transaction:
         transaction.execute(
             insert(tokens).values(
                 id=id_, digest=digest(token), user=user.name, label=label.strip(), scopes=" ".join(kept),
-                created=now(), expires=time.time() + days * 86400, revoked=0,
+                created=now(), expires=until, revoked=0,
             )
         )  # fmt: skip
         transaction.event(
             "token.made", f"user:{user.name}", user.actor,
-            {"token": id_, "label": label.strip(), "scopes": list(kept), "days": days},
+            {"token": id_, "label": label.strip(), "scopes": list(kept), "days": days, "digest": digest(token), "until": until},
         )  # fmt: skip
     return token, next(t for t in list_tokens(store, user.name) if t.id == id_)
 

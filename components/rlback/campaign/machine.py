@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -36,8 +36,9 @@ from rlback.ledger.tables import campaigns, stages
 from rlback.project import LEAST_FREE_BYTES, Project
 from rlback.records import SYSTEM, Actor, CheckpointRef, canonical_json, digest_of
 from rlback.registry.gates import expire, find_gate, open_gates
+from rlback.registry.mirroring import require_mirrored
 from rlback.registry.mlflow_store import MlflowStore
-from rlback.registry.operations import reconcile
+from rlback.registry.operations import list_versions, reconcile
 from rlback.worlds import load_world
 
 
@@ -234,7 +235,8 @@ def _run_and_record(project: Project, row: Any, recorded: Recorded, step: Step, 
         )  # fmt: skip
         transaction.event(
             "stage.done", name, SYSTEM,
-            {"round": step.round, "stage": step.stage, "attempt": step.attempt, "output": digest_of(result.output)},
+            {"round": step.round, "stage": step.stage, "attempt": step.attempt, "output": digest_of(result.output),
+             "cache_key": result.cache_key},
         )  # fmt: skip
     shutil.rmtree(work, ignore_errors=True)
     progress.done(seconds)
@@ -259,10 +261,12 @@ def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> N
     """Makes the registry ready and mends what a kill may have left between the ledger and its mirror."""
     project.store.require_signed()
     mirror = mirror or MlflowStore(project.root)
+    policy = load_campaign(project, name).policy
     with project.naming_full_disk():
+        require_mirrored(project, mirror, policy)
         mirror.prepare()
         project.sweep_work(name, load_recorded(project, name))
-        reconcile(project, mirror, load_campaign(project, name).policy)
+        reconcile(project, mirror, policy)
 
 
 def get_ready(project: Project, name: str) -> None:
@@ -273,8 +277,28 @@ def get_ready(project: Project, name: str) -> None:
     if isinstance(what_next(project, name), Step):
         for module in ("supervised", "reward", "on_policy"):
             import_module(f"rlback.training.{module}")
+        mirror = MlflowStore(project.root)
+        require_mirrored(project, mirror, load_campaign(project, name).policy)
         with project.naming_full_disk():
-            MlflowStore(project.root).prepare()
+            mirror.prepare()
+
+
+def mend_mirrors(project: Project, but: Collection[str] = ()) -> list[str]:
+    """Moves MLflow's aliases to where the ledger has them, of every policy without an active campaign among `but`.
+
+    Those of a carried-on campaign's policy are mended by `prepare`; a deploy or rollback that was killed between the two may
+    concern a policy with no active campaign. Returns what was moved, a line each.
+    """
+    carried_on = {load_campaign(project, name).policy for name in but}
+    policies = sorted({version.policy for version in list_versions(project.store)} - carried_on)
+    if not policies:
+        return []
+    project.store.require_signed()
+    mirror = MlflowStore(project.root)
+    for policy in policies:
+        require_mirrored(project, mirror, policy)
+    with project.naming_full_disk():
+        return [line for policy in policies for line in reconcile(project, mirror, policy)]
 
 
 def gate_of(project: Project, name: str, step: Step) -> str:

@@ -46,8 +46,8 @@ class Source(Protocol):
     gold: Gold | None
     hype: Gold | None
 
-    def make_data(self) -> dict[str, Any]:
-        """Makes or checks the source data, freezes it, and says what it is."""
+    def make_data(self, work: Path) -> dict[str, Any]:
+        """Makes or checks the source data, freezes it, and says what it is; `work` is the stage's own directory."""
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer of a base policy trained from nothing."""
@@ -94,19 +94,26 @@ class WorldSource:
     def hype(self) -> Gold | None:
         return self._world.hype
 
-    def make_data(self) -> dict[str, Any]:
-        root = self.project.root
-        committed = snapshot.pointer(root, self.project.data)
+    def make_data(self, work: Path) -> dict[str, Any]:
         with self.project.lock("data", "making the source data", wait=True):
+            committed = self._committed(work / "committed.json")
             self._write_worlds()
-            version = snapshot.freeze(root, self.project.data)
+            version = snapshot.freeze(self.project.root, self.project.data)
         return {
             "data_version": version.md5,
             "sha256": version.sha256,
             "files": version.files,
-            "matches_pointer": committed is None or committed.md5 == version.md5,
+            "matches_pointer": committed in (None, version.md5),
             "had_pointer": committed is not None,
         }
+
+    def _committed(self, noted: Path) -> str | None:
+        """The MD5 that `data.dvc` named before this stage began, which writes it anew: noted, for it may be killed after that."""
+        if not noted.exists():
+            pointer = snapshot.pointer(self.project.root, self.project.data)
+            write_whole(noted, json.dumps(pointer.md5 if pointer else None))
+        found: str | None = json.loads(noted.read_text())
+        return found
 
     def _write_worlds(self) -> None:
         """Writes the data aside and moves them file by file: a full disk or a kill harms nothing that is there."""
@@ -226,7 +233,7 @@ class PairsSource:
         version = snapshot.DataVersion(made["data_version"], made["sha256"], made["files"], 0)
         snapshot.verify(self.project.root, self._frozen, version)
 
-    def make_data(self) -> dict[str, Any]:
+    def make_data(self, work: Path) -> dict[str, Any]:
         given = [name for name in ("pairs", "votes") if name in self.inputs]
         for name in given:
             self._require_unchanged(name)

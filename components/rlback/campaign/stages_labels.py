@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def run_data(context: Context) -> StageResult:
     """Makes the source data, or reads and checks the user's, and freezes it as a data version."""
-    return StageResult(context.source.make_data())
+    return StageResult(context.source.make_data(context.work))
 
 
 def run_sample(context: Context) -> StageResult:

@@ -88,9 +88,13 @@ def advance(options: argparse.Namespace) -> int:
 
     project = find_project()
     names = [options.campaign] if options.campaign else machine.active_campaigns(project)
+    mended = [] if options.campaign else machine.mend_mirrors(project, names)
+    if not options.json:
+        for line in mended:
+            say(f"MLflow was behind the ledger: {line}")
     if not names:
         if options.json:
-            print(json.dumps({"campaigns": []}))
+            print(json.dumps({"campaigns": [], "mended": mended}))
         else:
             say("No campaign is active.")
             next_command("rlback run CONFIG")

@@ -54,6 +54,7 @@ def registry_list(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> int:
     """Goes back to an approved checkpoint."""
     from rlback.project import find_project
+    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
     from rlback.registry.rollback import roll_back
@@ -61,6 +62,7 @@ def rollback(options: argparse.Namespace) -> int:
     project = find_project()
     target = resolve(project.store, options.checkpoint)
     mirror = MlflowStore(project.root)
+    require_mirrored(project, mirror, target.policy)
     plan = roll_back(project, mirror, target, actor_of(options), options.reason, dry_run=options.dry_run)
     if options.json:
         print(json.dumps({"target": target.address, "digest": target.digest, "done": not options.dry_run, "plan": plan}))
@@ -76,12 +78,15 @@ def deploy(options: argparse.Namespace) -> int:
     """Deploys an approved checkpoint."""
     from rlback.project import find_project
     from rlback.registry.deployments import deploy as deploy_version
+    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    was = deploy_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
+    mirror = MlflowStore(project.root)
+    require_mirrored(project, mirror, target.policy)
+    was = deploy_version(project, mirror, target, actor_of(options), options.reason)
     before = f"{target.policy}@{was}" if was is not None else None
     if options.json:
         print(json.dumps({"deployed": target.address, "digest": target.digest, "before": before}))
@@ -96,12 +101,15 @@ def withdraw(options: argparse.Namespace) -> int:
     """Takes the deployed checkpoint out of service."""
     from rlback.project import find_project
     from rlback.registry.deployments import withdraw as withdraw_version
+    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    withdraw_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
+    mirror = MlflowStore(project.root)
+    require_mirrored(project, mirror, target.policy)
+    withdraw_version(project, mirror, target, actor_of(options), options.reason)
     if options.json:
         print(json.dumps({"withdrawn": target.address, "digest": target.digest}))
         return 0
@@ -188,7 +196,6 @@ def verify(options: argparse.Namespace) -> int:
         from rlback.registry.mlflow_store import MlflowStore
 
         mirror = MlflowStore(project.root)
-        mirror.prepare()
     result = verify_all(project, mirror)
     if options.json:
         findings = [vars(finding) for finding in result.findings]

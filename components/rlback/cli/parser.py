@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -280,11 +281,27 @@ def _explained(error: Exception) -> RlbackError | None:
     here = Path(os.environ.get("RLBACK_PROJECT") or ".")
     full = None if isinstance(error, StageError) else full_disk(error, here)
     if full is None:
-        return error if isinstance(error, RlbackError) else None
+        return error if isinstance(error, RlbackError) else _kept_out(error)
     return StageError(
         f"the disk is full{full.said}",
         remedy="free some space, then give the command again; nothing recorded is lost",
     )
+
+
+def _kept_out(error: BaseException | None) -> RlbackError | None:
+    """An error of ours where the system did not let us at a file, which libraries may have wrapped; else None."""
+    from rlback.errors import ProjectError
+
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            return ProjectError(
+                f"{error.filename} is not open to you: {error.strerror}",
+                remedy="give the command as the user it belongs to, or make the place writable; nothing recorded is lost",
+            )
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def show_error(error: RlbackError, *, as_json: bool) -> int:

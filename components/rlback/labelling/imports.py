@@ -259,6 +259,11 @@ def _held(transaction: Transaction, campaign: str, one: Read) -> str | None:
     return one.comparison if texts == (one.prompt, one.a, one.b) else None
 
 
+def imported_batch_id(campaign: str, round_: int, attempt: int) -> str:
+    """`demo.r2i1`, `demo.r2i2`: the first and second batch imported in round 2, attempts 0 and -1."""
+    return f"{campaign}.r{round_}i{1 - attempt}"
+
+
 def _new_batch(
     transaction: Transaction, campaign: str, actor: Actor, others: Sequence[tuple[str, Read]]
 ) -> tuple[str, list[tuple[str, Read, str]]]:
@@ -268,7 +273,7 @@ def _new_batch(
         select(func.min(batches.c.attempt)).where(batches.c.campaign == campaign, batches.c.round == reached)
     ).scalar()
     attempt = min(0, (least if least is not None else 1) - 1)
-    id_ = f"{campaign}.r{reached}i{1 - attempt}"
+    id_ = imported_batch_id(campaign, reached, attempt)
     places: dict[tuple[str, str, str], int] = {}
     for _, one in others:
         places.setdefault((one.prompt, one.a, one.b), len(places))

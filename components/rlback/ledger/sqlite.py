@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, event
@@ -44,6 +46,8 @@ class Sqlite:
 
     def refusal(self, error: DBAPIError) -> LedgerError | None:
         """What to say of a write that the database could not carry out, where that is known."""
+        if (closed := self._not_writable()) is not None:
+            return closed
         if not _is_busy(error):
             return None
         return LedgerError(
@@ -52,11 +56,26 @@ class Sqlite:
 
     def unreadable(self, error: DBAPIError) -> LedgerError:
         """What to say of a read that failed."""
+        if (closed := self._not_writable()) is not None:
+            return closed
         return LedgerError(
             f"the database {self.where} cannot be read: {error.__cause__ or error}",
             remedy="another process holds it; end that one, or try again later"
             if _is_busy(error)
             else "restore it from a backup, or start a new project with `rlback init DIR`",
+        )
+
+
+    def _not_writable(self) -> LedgerError | None:
+        file = Path(self.where)
+        place = next((path for path in (file, file.parent) if path.exists() and not os.access(path, os.R_OK | os.W_OK)), None)
+        if place is None:
+            return None
+        return LedgerError(
+            f"the database {file} cannot be opened: {place} is not writable for you, and SQLite keeps a log beside its file, "
+            "for those who only read too",
+            remedy="give the command as the user the project belongs to, or make its directory writable; to look only, copy "
+            "the project to a place of your own",
         )
 
 

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from rlback.data.manifest import exclusive
 from rlback.errors import RegistryError
@@ -31,12 +32,18 @@ def refusals(what: str) -> Iterator[None]:
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import DBAPIError
 
     try:
         yield
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
         raise RegistryError(f"MLflow could not {what}: {reason}") from error
+    except DBAPIError as error:  # of its database, before MLflow has it under its own care
+        raise RegistryError(
+            f"MLflow could not {what}: its database cannot be used: {error.orig}",
+            remedy="see that you may write in mlruns/; where the file is damaged, restore mlruns/ from a backup",
+        ) from error
 
 
 def _make_client(uri: str) -> Any:
@@ -121,6 +128,26 @@ class MlflowAccess:
         elif not self._is_server:
             with exclusive(self._prepare_lock):
                 _make_client(self.uri).search_experiments(max_results=1)
+
+    def require_made(self) -> None:
+        """Refuses to make a database anew where there was one.
+
+        Raises:
+            RegistryError: MLflow's database is a file, and the file is gone.
+        """
+        if self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
+            raise RegistryError(
+                f"MLflow's database {self.shown} is gone, but the ledger has versions that were registered in it",
+                remedy="restore mlruns/ from a backup that is as new as the ledger",
+            )
+
+    @property
+    def shown(self) -> str:
+        """Its address as it may be printed: a file's path, or a URL without name, password and query."""
+        if self.uri.startswith("sqlite:///"):
+            return self.uri.removeprefix("sqlite:///")
+        parts = urlparse(self.uri)
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
     @property
     def _is_server(self) -> bool:

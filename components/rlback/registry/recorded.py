@@ -13,13 +13,15 @@ from typing import Any
 
 from sqlalchemy import select
 
+from rlback.labelling.batches import batch_id
+from rlback.labelling.imports import imported_batch_id
 from rlback.ledger.chain import Event
 from rlback.ledger.gate_tables import votes
 from rlback.ledger.label_tables import imported_labels
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, checkpoints, comparisons, decisions, gates, labels, stages, versions
 from rlback.records import digest_of
-from rlback.registry.gates import STATE_AFTER
+from rlback.registry.gates import STATE_AFTER, gate_id
 from rlback.registry.operations import list_aliases, list_versions
 
 REMEDY = "restore the database from a backup"
@@ -69,9 +71,12 @@ def _campaigns(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             configs[event.subject] = said["config"]
             expected[event.subject] = {
                 "policy": said["policy"], "config_digest": said["config"], "started_by": event.actor, "state": "active",
+                "finish_reason": "",
             }  # fmt: skip
         elif event.kind in ("campaign.finished", "campaign.stopped") and event.subject in expected:
-            expected[event.subject]["state"] = event.kind.partition(".")[2]
+            state, reason = event.kind.partition(".")[2], event.payload["reason"]
+            told = f"stopped by {event.actor}: {reason}" if state == "stopped" else reason
+            expected[event.subject] |= {"state": state, "finish_reason": told}
     rows = store.rows(select(campaigns))
     yield from compare(rows, lambda row: row.name, expected, "campaign")
     inputs = {e.subject: digest_of(e.payload["inputs"]) for e in recorded if e.kind == "campaign.started"}
@@ -84,14 +89,18 @@ def _campaigns(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
 
 def _stages(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     done = {
-        (e.subject, e.payload["round"], e.payload["stage"], e.payload["attempt"]): e.payload["output"]
+        (e.subject, e.payload["round"], e.payload["stage"], e.payload["attempt"]): e.payload
         for e in recorded
         if e.kind == "stage.done"
     }
     for row in store.rows(select(stages)):
-        output = done.pop((row.campaign, row.round, row.stage, row.attempt), None)
+        said = done.pop((row.campaign, row.round, row.stage, row.attempt), {})
+        output, where = said.get("output"), f"{row.campaign} round {row.round} {row.stage}"
         if output is None or output != _digest(row.output) or output != row.output_digest:
-            yield Finding(f"{row.campaign} round {row.round} {row.stage}", "its output is not the one recorded", REMEDY)
+            yield Finding(where, "its output is not the one recorded", REMEDY)
+        # Other campaigns take a base over by this key. Of bases older than this record nothing is said about it.
+        elif row.cache_key != said.get("cache_key", row.cache_key if row.stage == "base" else None):
+            yield Finding(where, "its cache_key is not as in the ledger: another campaign could take over a wrong base", REMEDY)
     for campaign, round_, stage, _ in done:
         yield Finding(f"{campaign} round {round_} {stage}", "the ledger has it, but the table has lost it", REMEDY)
 
@@ -113,6 +122,8 @@ def _gates(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     for row in rows:
         if _digest(row.evidence) != expected.get(row.id, {}).get("evidence_digest"):
             yield Finding(f"gate {row.id}", "its evidence is not the one that was decided on", REMEDY)
+        if row.id != gate_id(row.campaign, row.round, row.attempt):
+            yield Finding(f"gate {row.id}", f"its attempt {row.attempt} is not the one it was opened for", REMEDY)
     yield from compare(rows, lambda row: row.id, expected, "gate")
 
 
@@ -212,7 +223,8 @@ def _checkpoints(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
 
 def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     created = {e.payload["batch"]: e for e in recorded if e.kind == "batch.created"}
-    by_simulation = {e.payload["batch"] for e in recorded if e.kind == "labels.simulated"}
+    by_simulation = {e.payload["batch"]: e.actor for e in recorded if e.kind == "labels.simulated"}
+    kinds = {row.name: json.loads(row.config)["labels"]["annotators"] for row in store.rows(select(campaigns))}
     expected = {
         name: {"campaign": e.subject, **{key: e.payload[key] for key in ("round", "size", "digest")}}
         for name, e in created.items()
@@ -220,13 +232,18 @@ def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
     rows = store.rows(select(batches))
     yield from compare(rows, lambda row: row.id, expected, "batch")
     for row in rows:
+        ours = row.attempt > 0 and row.id == batch_id(row.campaign, row.round, row.attempt)
+        if not ours and row.id != imported_batch_id(row.campaign, row.round, row.attempt):
+            yield Finding(f"batch {row.id}", f"its attempt {row.attempt} is not the one it was made for", REMEDY)
+        elif row.annotators != (kinds.get(row.campaign) if ours else "human"):
+            yield Finding(f"batch {row.id}", f"it was not made for {row.annotators} annotators", REMEDY)
         items = store.rows(
             select(comparisons).where(comparisons.c.batch == row.id).order_by(comparisons.c.position)
         )
         if row.id in created and created[row.id].payload["digest"] != digest_of([dict(item._mapping) for item in items]):
             yield Finding(f"batch {row.id}", "its comparisons are not those that were made", REMEDY)
     given = {
-        (e.payload["comparison"], e.actor, e.payload["revision"]): e.payload["verdict"]
+        (e.payload["comparison"], e.actor, e.payload["revision"]): (e.payload["verdict"], e.payload["left"])
         for e in recorded
         if e.kind == "label.given"
     }
@@ -238,7 +255,9 @@ def _labels(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
         if row.annotator_kind == "simulated":
             batch = row.comparison.rpartition(".")[0]
             simulated.setdefault(batch, []).append([row.comparison, row.verdict, row.left_side])
-        elif given.pop((row.comparison, row.annotator, row.revision), None) != row.verdict:
+            if (row.annotator, row.revision) != (by_simulation.get(batch, row.annotator), 1):
+                yield Finding(f"label {row.id}", "its annotator or revision is not the one in the ledger", REMEDY)
+        elif given.pop((row.comparison, row.annotator, row.revision), None) != (row.verdict, row.left_side):
             yield Finding(f"label {row.id}", "it is not the one in the ledger", REMEDY)
     for comparison, annotator, _ in given:
         yield Finding(f"label of {annotator} on {comparison}", "the table has lost it", REMEDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import inspect, select
@@ -10,7 +11,7 @@ from sqlalchemy import inspect, select
 from rlback.labelling.checks import checks_digest
 from rlback.labelling.imports import imported_digest
 from rlback.ledger.chain import Event
-from rlback.ledger.console_tables import label_details
+from rlback.ledger.console_tables import guidelines, label_details
 from rlback.ledger.label_tables import batch_rules, checks, imported_labels, imports, practice_items, quarantines
 from rlback.ledger.store import Store
 from rlback.ledger.tables import labels
@@ -76,8 +77,19 @@ def _imports(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
             yield Finding(f"labels of import {number}", "they are not those in the ledger", REMEDY)
 
 
+def _guidelines(store: Store, recorded: Sequence[Event]) -> Iterator[Finding]:
+    """What annotators were told to go by: every label names a version."""
+    said = {
+        e.payload["version"]: {"author": e.actor, "digest": e.payload["text"]} for e in recorded if e.kind == "guideline.saved"
+    }
+    rows = store.rows(select(guidelines)) if inspect(store.engine).has_table(guidelines.name) else []
+    held = [SimpleNamespace(version=row.version, author=row.author, digest=digest_of(row.text)) for row in rows]
+    yield from compare(held, lambda row: row.version, said, "guideline")
+
+
 LABEL_CHECKS: dict[str, Callable[[Store, Sequence[Event]], Iterator[Finding]]] = {
     "quarantines": _quarantines,
     "checks": _checks,
     "imports": _imports,
+    "guidelines": _guidelines,
 }

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from rlback.data import snapshot
+from rlback.data.dvc_access import cached_object
 from rlback.errors import CheckpointError, DataError, LedgerError, RegistryError
 from rlback.ledger.chain import check_heads, check_newest, first_break
 from rlback.ledger.store import Store
@@ -21,11 +23,14 @@ from rlback.project import Project
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import list_aliases, list_versions
 from rlback.registry.recorded import ROW_CHECKS, Finding
+from rlback.registry.recorded_access import ACCESS_CHECKS
 from rlback.registry.recorded_labels import LABEL_CHECKS
 from rlback.registry.recorded_people import PEOPLE_CHECKS
+from rlback.registry.recorded_times import TIME_CHECKS
 
 #: How often rows and events are read anew where a running campaign writes in between.
 ATTEMPTS = 3
+CHECKS = {**ROW_CHECKS, **LABEL_CHECKS, **PEOPLE_CHECKS, **ACCESS_CHECKS, **TIME_CHECKS}
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def verify(
     for _ in range(ATTEMPTS):
         del findings[before:]
         recorded = gather("events", store.events)
-        for where, rows_agree in {**ROW_CHECKS, **LABEL_CHECKS, **PEOPLE_CHECKS}.items() if recorded else ():
+        for where, rows_agree in CHECKS.items() if recorded else ():
             findings += gather(where, partial(rows_agree, store, recorded))
         count = len(gather("ledger", lambda: store.rows(select(events.c.seq))))
         if count == len(recorded):  # else a process wrote meanwhile, and rows were compared with older events
@@ -131,21 +136,24 @@ def _heads(store: Store) -> Iterator[Finding]:
 def _registry(store: Store, mirror: MlflowStore) -> Iterator[Finding]:
     for policy in sorted({v.policy for v in list_versions(store)}):
         try:
+            mirror.require_made()  # asked for anything, it would make an empty one
             theirs = {info.version: info.digest for info in mirror.versions(policy)}
             aliases = mirror.aliases(policy)
         except RegistryError as error:
             yield Finding(f"registry of {policy}", error.message, error.remedy or "")
             continue
+        whole = True
         for version in list_versions(store, policy):
             if theirs.get(version.version) != version.digest:
-                found = theirs.get(version.version)
+                whole, found = False, theirs.get(version.version)
                 yield Finding(
                     version.address,
                     f"MLflow has {'no such version' if found is None else f'digest {found[:12]}'} for it",
                     "restore mlruns/ from a backup",
                 )
         if aliases != list_aliases(store, policy):
-            yield Finding(f"aliases of {policy}", "MLflow's differ from the ledger's", "rlback advance mends them")
+            remedy = "rlback advance mends them" if whole else "restore mlruns/ from a backup"
+            yield Finding(f"aliases of {policy}", "MLflow's differ from the ledger's", remedy)
 
 
 def _snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
@@ -180,7 +188,19 @@ def _sources(project: Project) -> list[tuple[str, Callable[[], object]]]:
         if world or project.data.with_name("data.dvc").exists():
             found.append(("source data", partial(_verify_data, project)))
     replaced = [version for md5, version in world.items() if pointed is None or pointed.md5 != md5]
-    return found + [(f"source data {v.md5}", partial(snapshot.verify_kept, root, v)) for v in replaced]
+    return found + [(f"source data {v.md5}", partial(_verify_replaced, root, v)) for v in replaced]
+
+
+def _verify_replaced(root: Path, version: snapshot.DataVersion) -> None:
+    snapshot.verify_kept(root, version)
+    if cached_object(root, version.md5).is_file():
+        return
+    configured = [file.read_text() for file in (root / ".dvc").glob("config*") if file.is_file()]
+    if not any("remote" in text for text in configured):
+        raise DataError(
+            f"it is neither in {root / 'data'} nor in DVC's cache, and there is no remote that it could be fetched from",
+            remedy="bring data/ or .dvc/cache back from a backup",
+        )
 
 
 def _data_is_due(store: Store) -> bool:
