@@ -121,6 +121,28 @@ def test_the_deployed_checkpoint_is_taken_out_of_service_and_then_the_base_can_b
     assert verify(at_gate, mirror).holds
 
 
+def test_a_command_given_again_is_recorded_once(at_gate: Project):
+    """Deploy, withdraw and roll back twice in a row, as after a kill: one event each; with another reason it is another act."""
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    first = resolve(at_gate.store, "policy@approved")
+
+    def acts() -> list[str]:
+        kinds = ("checkpoint.deployed", "checkpoint.withdrawn", "rolled-back")
+        return [e.kind for e in at_gate.store.events() if e.kind in kinds]
+
+    for _ in range(2):
+        deploy(at_gate, mirror, first, ADA, "first")
+    for _ in range(2):
+        withdraw(at_gate, mirror, first, ADA, "leaks")
+    for _ in range(2):
+        roll_back(at_gate, mirror, base, ADA, "go back")
+    assert acts() == ["checkpoint.deployed", "checkpoint.withdrawn", "rolled-back"]
+    roll_back(at_gate, mirror, base, ADA, "for another reason")
+    assert acts()[-2:] == ["rolled-back", "rolled-back"]
+    assert verify(at_gate, mirror).holds
+
+
 def test_only_a_dry_run_of_a_rollback_goes_without_a_reason(at_gate: Project):
     decide_and_advance(at_gate, "approve")
     mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)

@@ -54,16 +54,13 @@ def registry_list(options: argparse.Namespace) -> int:
 def rollback(options: argparse.Namespace) -> int:
     """Goes back to an approved checkpoint."""
     from rlback.project import find_project
-    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
     from rlback.registry.rollback import roll_back
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    mirror = MlflowStore(project.root)
-    require_mirrored(project, mirror, target.policy)
-    plan = roll_back(project, mirror, target, actor_of(options), options.reason, dry_run=options.dry_run)
+    plan = roll_back(project, MlflowStore(project.root), target, actor_of(options), options.reason, dry_run=options.dry_run)
     if options.json:
         print(json.dumps({"target": target.address, "digest": target.digest, "done": not options.dry_run, "plan": plan}))
         return 0
@@ -78,15 +75,12 @@ def deploy(options: argparse.Namespace) -> int:
     """Deploys an approved checkpoint."""
     from rlback.project import find_project
     from rlback.registry.deployments import deploy as deploy_version
-    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    mirror = MlflowStore(project.root)
-    require_mirrored(project, mirror, target.policy)
-    was = deploy_version(project, mirror, target, actor_of(options), options.reason)
+    was = deploy_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
     before = f"{target.policy}@{was}" if was is not None else None
     if options.json:
         print(json.dumps({"deployed": target.address, "digest": target.digest, "before": before}))
@@ -101,15 +95,12 @@ def withdraw(options: argparse.Namespace) -> int:
     """Takes the deployed checkpoint out of service."""
     from rlback.project import find_project
     from rlback.registry.deployments import withdraw as withdraw_version
-    from rlback.registry.mirroring import require_mirrored
     from rlback.registry.mlflow_store import MlflowStore
     from rlback.registry.operations import resolve
 
     project = find_project()
     target = resolve(project.store, options.checkpoint)
-    mirror = MlflowStore(project.root)
-    require_mirrored(project, mirror, target.policy)
-    withdraw_version(project, mirror, target, actor_of(options), options.reason)
+    withdraw_version(project, MlflowStore(project.root), target, actor_of(options), options.reason)
     if options.json:
         print(json.dumps({"withdrawn": target.address, "digest": target.digest}))
         return 0

@@ -14,6 +14,7 @@ from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import aliases, versions
 from rlback.project import Project
 from rlback.records import Actor
+from rlback.registry.mirroring import require_mirrored
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import (
     Version,
@@ -22,6 +23,7 @@ from rlback.registry.operations import (
     check_files,
     move_alias,
     reconcile,
+    repeated,
 )
 
 
@@ -44,9 +46,10 @@ def deploy(
     `permit` may refuse it inside the transaction, by an error of its own.
 
     Raises:
-        RegistryError: it is not approved, or a simulated approver passed it.
+        RegistryError: it is not approved, a simulated approver passed it, or MLflow has lost it.
         CheckpointError: its files do not match its digest.
     """
+    require_mirrored(project, mirror, target.policy)
     require_deployable(project, target)
     with project.store.transaction() as transaction:
         if permit is not None:
@@ -55,10 +58,9 @@ def deploy(
         status = transaction.execute(select(versions.c.status).where(*this)).scalar_one()
         if status != "approved":
             raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
-        transaction.event(
-            "checkpoint.deployed", target.campaign, actor,
-            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason},
-        )  # fmt: skip
+        said = {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason}
+        if not repeated(transaction, "checkpoint.deployed", target.campaign, actor, said):
+            transaction.event("checkpoint.deployed", target.campaign, actor, said)
         was = move_alias(transaction, target.policy, "deployed", target.version, actor, reason)
     reconcile(project, mirror, target.policy)
     return was
@@ -78,20 +80,21 @@ def withdraw(
     """
     if not reason.strip():
         raise RegistryError("taking a checkpoint out of service needs a reason", remedy='add --reason "…"')
+    require_mirrored(project, mirror, target.policy)
+    said = {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason.strip()}
     with project.store.transaction() as transaction:
         if permit is not None:
             permit(transaction)
         where = (aliases.c.policy == target.policy) & (aliases.c.alias == "deployed")
         serving = transaction.execute(select(aliases.c.version).where(where)).scalar()
-        if serving != target.version:
+        again = serving is None and repeated(transaction, "checkpoint.withdrawn", target.campaign, actor, said)
+        if serving != target.version and not again:
             remedy = f"rlback withdraw {target.policy}@{serving}" if serving else "`rlback registry list` shows what serves"
             raise RegistryError(
                 f"{target.address} is not deployed; {address_of(target.policy, serving)} is", remedy=remedy
             )
-        transaction.event(
-            "checkpoint.withdrawn", target.campaign, actor,
-            {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason.strip()},
-        )  # fmt: skip
+        if not again:
+            transaction.event("checkpoint.withdrawn", target.campaign, actor, said)
         move_alias(transaction, target.policy, "deployed", None, actor, reason.strip())
     reconcile(project, mirror, target.policy)
 

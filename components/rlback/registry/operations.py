@@ -179,6 +179,19 @@ def move_alias(
     return was
 
 
+#: What a deployment, a withdrawal or a rollback brings with it.
+_CONSEQUENCES = ("alias.moved", "alias.mirrored", "gate.expired")
+
+
+def repeated(transaction: Transaction, kind: str, subject: str, actor: Actor, said: dict[str, Any]) -> bool:
+    """Whether the newest act on record is exactly this one: a command that is given again, after a kill perhaps."""
+    query = select(events).where(events.c.kind.not_in(_CONSEQUENCES)).order_by(events.c.seq.desc()).limit(1)
+    row = transaction.execute(query).first()
+    if row is None or (row.kind, row.subject, row.actor, row.actor_kind) != (kind, subject, actor.name, actor.kind):
+        return False
+    return said.items() <= json.loads(row.payload).items()
+
+
 def _set_status(transaction: Transaction, policy: str, version: int, status: str) -> None:
     transaction.execute(
         update(versions).where(versions.c.policy == policy, versions.c.version == version).values(status=status)

@@ -18,6 +18,7 @@ from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry import gates as gate_room
 from rlback.registry.deployments import require_may_serve
+from rlback.registry.mirroring import require_mirrored
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import (
     Version,
@@ -27,6 +28,7 @@ from rlback.registry.operations import (
     list_aliases,
     move_alias,
     reconcile,
+    repeated,
 )
 
 
@@ -41,7 +43,8 @@ def roll_back(
     transaction, by an error of its own.
 
     Raises:
-        RegistryError: no reason; the target was never approved; or it may not be deployed but something is.
+        RegistryError: no reason; the target was never approved; it may not be deployed but something is; or MLflow has
+            lost a version.
         CheckpointError: the target's files do not match its digest.
     """
     store, policy = project.store, target.policy
@@ -52,6 +55,7 @@ def roll_back(
             f"{target.address} is {target.status}, it was never approved: a rollback goes to an approved checkpoint",
             remedy=f"approved: {', '.join(approved_addresses(store, policy)) or 'none'}",
         )
+    require_mirrored(project, mirror, policy)
     check_files(project, target)
     if dry_run:
         return _plan_of(store, target).lines
@@ -60,11 +64,9 @@ def roll_back(
             permit(transaction)
         # In here nobody else writes: what is moved is what there is.
         plan = _plan_of(store, target)
-        transaction.event(
-            "rolled-back", policy, actor,
-            {"policy": policy, "from": plan.held.get("approved"), "to": target.version, "digest": target.digest,
-             "reason": reason.strip()},
-        )  # fmt: skip
+        said = {"policy": policy, "to": target.version, "digest": target.digest, "reason": reason.strip()}
+        if not repeated(transaction, "rolled-back", policy, actor, said):
+            transaction.event("rolled-back", policy, actor, {**said, "from": plan.held.get("approved")})
         move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
         if plan.redeploy:
             move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
