@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from rlback.__main__ import main
 from rlback.campaign import machine
 from rlback.config import check_config
 from rlback.errors import ConfigError
@@ -14,7 +15,7 @@ from rlback.project import Project
 from rlback.records import Actor
 from rlback.training import precisions
 from rlback.training.updates import precision
-from tests.conftest import changed
+from tests.conftest import ROOT, changed
 
 AUTO = {
     "base": {"training": {"steps": 3, "batch": 4, "lr": 0.01, "precision": "auto"}},
@@ -70,4 +71,18 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_recorded(project: Pr
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="torch finds no GPU"):
         machine.start(project, check_config(changed(device="cuda"), "here"), Actor("ada", "human"))
+    assert project.store.event_count() == 0
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_dry_run_says_what_the_run_would_say_before_the_files_are_read(project: Project, monkeypatch, capsys, dry):
+    """The pairs are damaged too: that is not what stops it."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    pairs = project.root / "pairs.jsonl"
+    pairs.write_text("no JSON\n")
+    assert main(["run", str(ROOT / "configs" / "arguments-gpu.yaml"), "--pairs", str(pairs), *dry]) == 2
+    error = capsys.readouterr().err
+    assert "device: cuda, but torch finds no GPU" in error
+    assert "set device: cpu" in error
     assert project.store.event_count() == 0

@@ -22,7 +22,7 @@ from sqlalchemy import func, insert, select, update
 
 from rlback.campaign.context import Context, StageResult, load_campaign, load_recorded
 from rlback.campaign.foreign_base import describe_base
-from rlback.campaign.hardware import require_device, settle_precision
+from rlback.campaign.hardware import settle_precision
 from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
@@ -72,7 +72,6 @@ def start(
     if name is not None:
         check_name(name)
     described = describe_inputs(project, config, inputs or {})
-    require_device(config)
     require_startable(project, config)
     config = settle_precision(config)
     tree = config.model_dump(mode="json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlback.campaign.hardware import require_device
 from rlback.campaign.sizes import require_room
 from rlback.config import CampaignConfig
 from rlback.errors import CheckpointError, ConfigError
@@ -11,14 +12,16 @@ from rlback.project import Project
 
 
 def require_startable(project: Project, config: CampaignConfig) -> None:
-    """Refuses what could never come to its end here: too large, too long for the model, or an adapter on no layer.
+    """Refuses what could never come to its end here: a GPU that is not there, too large, too long for the model, or an
+    adapter on no layer.
 
-    Only a configuration that names a model on disk, or layers for an adapter, loads torch.
+    Only a configuration for a GPU, or that names a model on disk, or layers for an adapter, loads torch.
 
     Raises:
         ConfigError: names the key, the figure and what would do.
         CheckpointError: of the model at `base.model` no policy can be made.
     """
+    require_device(config)
     weights = model = None
     if config.base.model is not None:
         from rlback.models.outline import outline

@@ -30,6 +30,7 @@ def init(options: argparse.Namespace) -> int:
 def run(options: argparse.Namespace) -> int:
     """Starts a campaign and carries it on."""
     from rlback.campaign import machine
+    from rlback.campaign.hardware import require_device
     from rlback.campaign.remarks import data_lines
     from rlback.campaign.startable import require_startable
     from rlback.campaign.starting import INPUTS, check_inputs, count_pairs, overrides_of
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = check_inputs(config, given)
     if options.name is not None:
         machine.check_name(options.name)
+    require_device(config)  # before a long file is read for nothing
     if options.dry_run:  # `start` does both too, before it records anything
         machine.describe_inputs(project, config, inputs)
         require_startable(project, config)
