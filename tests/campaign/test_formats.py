@@ -20,6 +20,7 @@ import pytest
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Step
+from rlback.campaign.progress import ProgressFile
 from rlback.campaign.remarks import data_lines
 from rlback.campaign.sources import Parted, part_pairs
 from rlback.config import parse_override, read_config
@@ -237,11 +238,18 @@ def test_an_accuracy_on_few_pairs_is_said_to_be_unsure(held: int, said: list[str
     assert all(part in remark for part, remark in zip(said, remarks, strict=True))
 
 
-def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path):
+def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path, monkeypatch):
     """One word of the frozen copy turned round before the gate: the stage refuses and names the file, until it is back."""
+    written: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        ProgressFile, "_write", lambda self, done, total, *rest, **more: written.append((self._part, done, total))
+    )
     with entered(tmp_path / "p") as project:
         (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
         start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "rounds=1")
+        # What follows the fit is heard of, too: the held-out pairs, both sides of six, are counted as they are scored.
+        assert ("drawing the reference samples", 0, 0) in written
+        assert ("scoring held-out pairs", 12, 12) in written
         command("label", "people", "--as", "ann", keys="111111")
         frozen = project.state / "snapshots" / "people-source" / "pairs-train.jsonl"
         good = frozen.read_text()

@@ -48,6 +48,26 @@ def test_the_pace_is_counted_from_the_first_step_that_is_reported(tmp_path: Path
     assert read_progress(tmp_path / "p.json")["paced"] == [1060.0, 5]
 
 
+def test_what_follows_a_stages_steps_is_named_and_paced_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The fit took a hundred seconds a step; what it says of the pairs scored after it is their own pace."""
+    now = [1000.0]
+    monkeypatch.setattr("rlback.campaign.progress.time.time", lambda: now[0])
+    file = ProgressFile(tmp_path / "p.json", check_config(changed(), "here"), Step(0, "fit_reward"))
+    file.report(1, 2, {})
+    now[0] = 1100.0
+    file.report(2, 2, {})
+    report = file.part("scoring held-out pairs")
+    assert describe(read_progress(tmp_path / "p.json")) == "scoring held-out pairs"
+    report(100, 300, {})
+    now[0] = 1110.0
+    file._last = 0.0
+    report(200, 300, {})
+    found = read_progress(tmp_path / "p.json")
+    assert describe(found) == "scoring held-out pairs, 200 of 300, about 10 s left"
+    # The bar does not go back.
+    assert watching.share_done(found) >= watching.share_done(found | {"part": None, "done": 2, "total": 2})
+
+
 def test_without_a_terminal_a_stage_that_lasts_is_heard_of_again(tmp_path: Path, monkeypatch, capsys):
     """One line as a stage begins, then one each time LINE_EVERY_S has passed; none for a stage that has not begun."""
 

@@ -125,6 +125,17 @@ def test_pair_scores_are_the_models_scores() -> None:
     assert torch.allclose(rejected, made.score([p.prompt for p in pairs], [p.rejected for p in pairs]), atol=1e-4)
 
 
+@pytest.mark.parametrize(("surprise", "rows"), [(False, 16), (True, 32)])
+def test_scoring_pairs_counts_completions(surprise: bool, rows: int) -> None:
+    """Eight pairs, a part each: every completion once, and once more where its log-probs come first."""
+    said: list[tuple[int, int]] = []
+    made = ensemble("sum" if surprise else "mean")
+    pair_scores(made, letter_pairs(8), max_padded=1, report=lambda done, total, _: said.append((done, total)))
+    assert said[-1] == (rows, rows)
+    assert len(said) >= 16
+    assert said == sorted(set(said))
+
+
 def test_members_that_could_not_differ_are_refused() -> None:
     """With pooling: sum members start equal; without resamples they would stay one model that looks like three."""
     with pytest.raises(ConfigError, match=r"3 members .* stay equal"):

@@ -21,7 +21,7 @@ from rlback.errors import StageError
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns, checkpoints, stages
 from rlback.project import Project
-from rlback.records import Completion, Report, digest_of, seed_of
+from rlback.records import Completion, Report, digest_of, seed_of, silent
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import Version, get_version
 
@@ -63,6 +63,8 @@ class Context:
     work: Path
     report: Report
     mirror: MlflowStore
+    #: Says that a stage is through its steps and what it does now; returns the `Report` of that.
+    part: Callable[[str], Report] = lambda said: silent
 
     @cached_property
     def source(self) -> Source:

@@ -218,7 +218,7 @@ def _run_and_record(project: Project, row: Any, recorded: Recorded, step: Step, 
     progress = ProgressFile(project.state / "progress" / f"{name}.json", config, step)
     context = Context(
         project, name, row.policy, config, json.loads(row.inputs), recorded, step, row.kept_version, work,
-        progress.report, mirror,
+        progress.report, mirror, progress.part,
     )  # fmt: skip
     began = time.monotonic()
     result = _taken_over(context) or _stage(step.stage)(context)

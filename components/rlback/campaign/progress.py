@@ -15,6 +15,7 @@ from typing import Any
 from rlback.campaign.plan import Step, stages_of_round
 from rlback.config import CampaignConfig
 from rlback.disks import write_whole
+from rlback.records import Report
 
 WRITE_EVERY_S = 0.5  # each takes the place of a file, for which some file systems wait for the disk
 
@@ -29,6 +30,7 @@ class ProgressFile:
         self._began = time.time()
         self._last = 0.0
         self._paced: tuple[float, int] | None = None
+        self._part: str | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(0, 0, {})
 
@@ -40,6 +42,12 @@ class ProgressFile:
         if done == total or time.monotonic() - self._last >= WRITE_EVERY_S:
             self._last = time.monotonic()
             self._write(done, total, metrics)
+
+    def part(self, said: str) -> Report:
+        """The stage is through its steps and does what is `said` now, which is counted from its own beginning."""
+        self._part, self._paced = said, None
+        self._write(0, 0, {})
+        return self.report
 
     def done(self, seconds: float) -> None:
         """The stage is recorded."""
@@ -53,6 +61,7 @@ class ProgressFile:
             "round": self._step.round,
             "rounds": self._config.rounds,
             "stage": self._step.stage,
+            "part": self._part,
             "attempt": self._step.attempt,
             "done": done,
             "total": total,

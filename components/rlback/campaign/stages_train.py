@@ -133,6 +133,7 @@ def run_fit_reward(context: Context) -> StageResult:
     # The same base samples after every fit, so that a unit of score, and with it beta, keeps its meaning.
     from rlback.models.conversations import prompt_ids
 
+    context.part("drawing the reference samples")
     prompts = context.source.prompts("train", settings.reference_samples, seed_of(context.config.seed, "reference"))
     drawn = context.complete(base, prompts, seed=seed_of(context.config.seed, "reference"))
     model.rescale([prompt_ids(base.tokenizer, p) for p in prompts], [c.ids for c in drawn])
@@ -240,4 +241,7 @@ def _held_out(base: Policy, model: RewardModel, held: list[PreferencePair], cont
     """Accuracy on held-out groups, also where the longer and where the shorter completion was chosen."""
     from rlback.training.given_pairs import accuracy_on
 
-    return accuracy_on(model, held, [_token_pair(base, p, context.config.source) for p in held]) if held else None
+    if not held:
+        return None
+    report = context.part("scoring held-out pairs")
+    return accuracy_on(model, held, [_token_pair(base, p, context.config.source) for p in held], report=report)

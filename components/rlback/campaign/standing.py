@@ -21,5 +21,6 @@ def running_line(project: Project, name: str) -> str | None:
     except PermissionError:
         pass
     much = f" {progress['done']}/{progress['total']}" if progress["total"] else ""
+    doing = progress.get("part") or progress["stage"]
     minutes = (time.time() - progress["began"]) / 60
-    return f"round {progress['round']} of {progress['rounds']}, {progress['stage']}{much}, for {minutes:.1f} min"
+    return f"round {progress['round']} of {progress['rounds']}, {doing}{much}, for {minutes:.1f} min"

@@ -62,7 +62,7 @@ def _lines(project: Project, campaigns: Sequence[str], ended: threading.Event) -
     while True:
         for name in campaigns:
             state = read_progress(project.state / "progress" / f"{name}.json")
-            key = (state["round"], state["stage"]) if state else ()
+            key = (state["round"], state["stage"], state.get("part")) if state else ()
             now = time.monotonic()
             if state is not None and (last.get(name) != key or (running(state) and now - said[name] >= LINE_EVERY_S)):
                 last[name], said[name] = key, now
@@ -81,7 +81,7 @@ def share_done(state: dict[str, Any]) -> float:
     first, each = weight(STAGE_ORDER[0]), weight(STAGE_ORDER[1])
     order = STAGE_ORDER[min(1, state["round"])]
     position = order.index(state["stage"])
-    inside = state["done"] / state["total"] if state["total"] else 0.0
+    inside = 1.0 if state.get("part") else state["done"] / state["total"] if state["total"] else 0.0
     done = weight(order[:position]) + weight([state["stage"]]) * inside
     done += first + each * (state["round"] - 1) if state["round"] else 0.0
     return min(1.0, done / (first + each * state["rounds"]))
@@ -98,7 +98,7 @@ def describe(state: dict[str, Any]) -> str:
     where = f"round {state['round']}/{state['rounds']}: " if state["round"] else ""
     metrics = state["metrics"]
     figure = next((f" ({k} {metrics[k]:.2f})" for k in ("proxy", "nll", "accuracy") if k in metrics), "")
-    return where + words[state["stage"]] + figure + time_left(state)
+    return where + (state.get("part") or words[state["stage"]]) + figure + time_left(state)
 
 
 def running(state: dict[str, Any]) -> bool:
@@ -107,11 +107,11 @@ def running(state: dict[str, Any]) -> bool:
 
 
 def time_left(state: dict[str, Any]) -> str:
-    """Of the stage under way, from its pace since its first step: ", step 210 of 900, about 4 min left"."""
+    """Of what is under way, from its pace since its first step: ", step 210 of 900, about 4 min left"."""
     if not running(state):
         return ""
     done, total = state["done"], state["total"]
-    where = f", step {done} of {total}"
+    where = f", {'' if state.get('part') else 'step '}{done} of {total}"
     since, first = state["paced"]
     if done == first:
         return where

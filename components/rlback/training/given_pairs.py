@@ -10,7 +10,7 @@ from rlback.maths.bradley_terry import accuracy
 from rlback.models.conversations import prompt_ids
 from rlback.models.reward_model import RewardModel
 from rlback.models.tokenizers import encode_completion, encode_prompt
-from rlback.records import PreferencePair
+from rlback.records import PreferencePair, Report, silent
 from rlback.training.reward import TokenPair, pair_scores
 from rlback.training.supervised import Stream
 
@@ -44,10 +44,13 @@ def completion_tokens(tokenizer: PreTrainedTokenizerFast, text: str, limit: int,
     return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
 
 
-def accuracy_on(model: RewardModel, pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair]) -> dict[str, Any]:
+def accuracy_on(
+    model: RewardModel, pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair], *, report: Report = silent
+) -> dict[str, Any]:
     """Share of `pairs` (`tokens`: the same as ids) that the model orders as people did: `accuracy`, and the same where
-    the longer and where the shorter one was chosen, None where there is no such pair. `pairs`: how many."""
-    chosen, rejected = pair_scores(model, tokens)
+    the longer and where the shorter one was chosen, None where there is no such pair. `pairs`: how many. `report` counts as
+    `pair_scores` does."""
+    chosen, rejected = pair_scores(model, tokens, report=report)
 
     def over(rows: list[int]) -> float | None:
         return float(accuracy(chosen[rows], rejected[rows])) if rows else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from rlback.training.batches import Tokens, by_length, epoch_slice, total_length
 from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, precision, warmup_cosine
+
+#: Told how many rows a part that is computed had.
+Passed = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -147,15 +150,24 @@ def bootstrap_weights(members: int, count: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def pair_scores(
-    reward_model: RewardModel, pairs: Sequence[TokenPair], *, max_padded: int = 4096
+    reward_model: RewardModel, pairs: Sequence[TokenPair], *, max_padded: int = 4096, report: Report = silent
 ) -> tuple[Tensor, Tensor]:
     """Scores of the chosen and of the rejected completions, (n,) each, in the order of `pairs`, as `score` gives them.
 
+    `report` counts completions, twice where their log-probs under the frozen policy are computed first.
     Before the first `rescale` a single model's are its raw ones; an ensemble's members have no common scale until then.
     """
     check_pairs(pairs, reward_model.positions)
     reward_model.eval()
-    chosen, rejected = _Sides.of(reward_model, pairs).scores(reward_model, range(len(pairs)), max_padded)
+    done, total = 0, 2 * len(pairs) * (1 + reward_model.shape.surprise)
+
+    def passed(rows: int) -> None:
+        nonlocal done
+        done += rows
+        report(done, total, {})
+
+    sides = _Sides.of(reward_model, pairs, passed)
+    chosen, rejected = sides.scores(reward_model, range(len(pairs)), max_padded, passed=passed)
     return reward_model.combine(chosen), reward_model.combine(rejected)
 
 
@@ -237,7 +249,7 @@ class _Sides:
     surprise: list[Tensor] | None
 
     @classmethod
-    def of(cls, reward_model: RewardModel, pairs: Sequence[TokenPair]) -> _Sides:
+    def of(cls, reward_model: RewardModel, pairs: Sequence[TokenPair], passed: Passed | None = None) -> _Sides:
         prompts = [pair.prompt for pair in pairs] * 2
         completions = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
         if not reward_model.shape.surprise:
@@ -247,14 +259,17 @@ class _Sides:
             rows = reward_model.surprise([prompts[i] for i in part], [completions[i] for i in part])
             for i, row in zip(part, rows, strict=True):
                 surprise[i] = row[: len(completions[i])].clone()
+            if passed is not None:
+                passed(len(part))
         return cls(prompts, completions, surprise)
 
     def scores(
-        self, reward_model: RewardModel, batch: Sequence[int], max_padded: int, member: int | None = None
+        self, reward_model: RewardModel, batch: Sequence[int], max_padded: int, member: int | None = None,
+        passed: Passed | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Raw fp32 scores of the chosen and of the rejected sides of the pairs `batch`, (n,) or (members, n) each.
 
-        `member`: of that one alone, (n,).
+        `member`: of that one alone, (n,). `passed` is told how many rows each part had.
 
         Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
         """
@@ -262,12 +277,15 @@ class _Sides:
 
         def score(part: list[int]) -> Tensor:
             chosen = [rows[i] for i in part]
-            return reward_model(
+            scores = reward_model(
                 [self.prompts[i] for i in chosen],
                 [self.completions[i] for i in chosen],
                 None if self.surprise is None else [self.surprise[i] for i in chosen],
                 member,
             ).movedim(-1, 0)
+            if passed is not None:
+                passed(len(part))
+            return scores
 
         lengths = total_lengths([self.prompts[i] for i in rows], [self.completions[i] for i in rows])
         scores = by_length(score, lengths, max_padded).float().movedim(0, -1)
