@@ -67,11 +67,12 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _number_or_names(value: Any) -> Any:
+def _number_share_or_names(value: Any) -> Any:
     number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if number or (isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)):
+    share = isinstance(value, float) and 0 < value < 1  # NaN is neither
+    if number or share or (isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value)):
         return value
-    raise ValueError("give a number of groups, at least 0, or a list of their names")
+    raise ValueError("give a number of groups, at least 0, a share of them between 0 and 1 like 0.1, or a list of their names")
 
 
 class SourceConfig(_Part):
@@ -84,8 +85,8 @@ class SourceConfig(_Part):
     group_until: str | None = None
     skip_invalid: bool = False  # count and leave out rows that cannot be used, instead of refusing the file
     published: str = ""  # accuracy others reported on held-out groups of this data, shown beside ours
-    # Groups kept apart for the reward model's accuracy: how many to draw with the seed, or their names.
-    held_out: Annotated[int | tuple[str, ...], BeforeValidator(_number_or_names)] = 0
+    # Groups kept apart for the reward model's accuracy: how many to draw with the seed, which share of them, or their names.
+    held_out: Annotated[int | float | tuple[str, ...], BeforeValidator(_number_share_or_names)] = 0
     max_prompt_tokens: int = Field(64, gt=1)
     max_completion_tokens: int = Field(256, gt=1)
 

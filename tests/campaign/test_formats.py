@@ -23,7 +23,7 @@ from rlback.campaign.plan import Step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.remarks import data_lines
 from rlback.campaign.sources import Parted, part_pairs
-from rlback.config import parse_override, read_config
+from rlback.config import check_config, parse_override, read_config, read_tree
 from rlback.errors import ConfigError, DataError
 from rlback.labelling.batches import stored
 from rlback.project import Project, make_project
@@ -210,10 +210,28 @@ def test_a_prompt_longer_than_the_policy_reads_is_learnt_from_but_never_sampled_
         assert long not in [item.comparison.prompt for item in stored(project.store, "people.r1")]
 
 
-@pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]"])
-def test_groups_to_hold_out_are_a_number_or_names(value: str):
+@pytest.mark.parametrize("value", ["-1", "many", "true", "[]", "[1]", "0.0", "1.0", "-0.1", "1.5", "20.0"])
+def test_groups_to_hold_out_are_a_number_a_share_or_names(value: str):
     with pytest.raises(ConfigError, match=r"`source.held_out`.*a list of their names"):
         read_config(ROOT / "configs" / "explicit-prompt.yaml", {"source.held_out": parse_override(f"x={value}")[1]})
+
+
+def test_a_share_that_is_no_number_is_refused():
+    tree = read_tree(ROOT / "configs" / "explicit-prompt.yaml", "configuration file", "configs/")
+    tree["source"]["held_out"] = float("nan")
+    with pytest.raises(ConfigError, match=r"`source.held_out`.*a share of them"):
+        check_config(tree, "here")
+
+
+@pytest.mark.parametrize("config", ["conversational.yaml", "explicit-prompt.yaml", "hh-dialogues.yaml", "table.yaml"])
+def test_where_each_prompt_is_a_group_a_share_of_them_is_held_out(tmp_path: Path, config: str):
+    """2,000 prompts with a pair each: the example's own setting holds out 200 of them, which an accuracy can be read from."""
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"Is {number} even?", "chosen": f"As {number} is.", "rejected": "No."} for number in range(2000)]
+    file.write_bytes(lines(rows))
+    counts = part_pairs(read_config(ROOT / "configs" / config), {"pairs": file}).counts
+    assert (counts["held"], counts["train"], len(counts["held_groups"])) == (200, 1800, 200)
+    assert len(data_lines(counts)) == 1
 
 
 def test_groups_are_held_out_by_name(tmp_path: Path):

@@ -33,6 +33,12 @@ def test_whole_groups_in_any_order(count: int, seed: int) -> None:
     assert split_by_group(shuffled, count, seed).held_groups == split.held_groups
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.2, 1), (0.5, 2), (0.6, 3), (0.99, 4)])
+def test_a_share_of_the_groups(share: float, count: int) -> None:
+    """Of five groups, rounded, and at least one on each side; the draw is that of as many."""
+    assert split_by_group(PAIRS, share, 3).held_groups == split_by_group(PAIRS, count, 3).held_groups
+
+
 def test_the_seed_matters() -> None:
     """Among 50 seeds every group is held out at some time."""
     drawn = {split_by_group(PAIRS, 1, seed).held_groups for seed in range(50)}
@@ -75,6 +81,7 @@ def test_texts_on_both_sides_are_counted() -> None:
         (PAIRS, [], "cannot hold out 0 of 5 groups"),
         (PAIRS, ["z"], "no group 'z'"),
         ([pair("a")], 1, "cannot hold out 1 of 1 groups"),
+        ([pair("a")], 0.5, "cannot hold out 1 of 1 groups"),
         ([*PAIRS, pair("")], 1, "1 of 13 pairs have no group"),
         ([], 1, "cannot hold out 1 of 0 groups"),
     ],

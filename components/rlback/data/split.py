@@ -30,8 +30,10 @@ class Split:
         return iter((self.train, self.held))
 
 
-def split_by_group(pairs: Sequence[PreferencePair], held_out: int | Sequence[str], seed: int) -> Split:
-    """Hold out whole groups: `held_out` names them, or says how many to draw with `seed`.
+def split_by_group(pairs: Sequence[PreferencePair], held_out: int | float | Sequence[str], seed: int) -> Split:
+    """Hold out whole groups: `held_out` names them, or says how many to draw with `seed`, or which share of them.
+
+    A share (a float above 0 and below 1) is rounded to whole groups, and leaves each side at least one.
 
     Rows of one debate or conversation share texts, so a split by row measures memory of them. The draw
     depends on the set of group names and the seed only, not on the order of the pairs.
@@ -45,6 +47,8 @@ def split_by_group(pairs: Sequence[PreferencePair], held_out: int | Sequence[str
             f"{bare} of {len(pairs)} pairs have no group, so they cannot be kept together in a split",
             remedy='read them with group_column="prompt", or with the column that names the topic',
         )
+    if isinstance(held_out, float):
+        held_out = max(1, min(len(groups) - 1, round(held_out * len(groups))))
     held_groups = _drawn(groups, held_out, seed) if isinstance(held_out, int) else _named(groups, held_out)
     train = [pair for pair in pairs if pair.group not in held_groups]
     held = [pair for pair in pairs if pair.group in held_groups]
