@@ -23,6 +23,7 @@ from rlback.campaign.plan import Step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.remarks import data_lines
 from rlback.campaign.sources import Parted, part_pairs
+from rlback.campaign.starting import plan_lines
 from rlback.config import check_config, parse_override, read_config, read_tree
 from rlback.errors import ConfigError, DataError
 from rlback.labelling.batches import stored
@@ -254,6 +255,35 @@ def test_an_accuracy_on_few_pairs_is_said_to_be_unsure(held: int, said: list[str
     remarks = data_lines({"train": 2000, "held": held, "held_groups": ["a"], "leaked": 0, "dropped": {}})[1:]
     assert len(remarks) == len(said)
     assert all(part in remark for part, remark in zip(said, remarks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "words"),
+    [
+        ((), 30_000_000, "at most its first 30,000,000 bytes, unpacked, are read, for 50% of what the base policy"),
+        (("base.text_share=0",), 2_000_000, "at most its first 2,000,000 bytes, unpacked, are read, for the vocabulary alone"),
+    ],
+)
+def test_a_dry_run_says_what_is_read_of_a_text_and_what_is_held_out(tmp_path: Path, settings, most: int, words: str):
+    """The text's size and how much of it is read; of the held-out pairs, in words, how many were seen in training."""
+    with entered(tmp_path / "p"):
+        pairs, text = tmp_path / "pairs.jsonl", tmp_path / "novel.txt.gz"
+        pairs.write_bytes(lines(plain()))
+        text.write_bytes(gzip.compress(b"Call me Ishmael.\n\n"))
+        given = [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+        asked = ["run", str(ROOT / "configs/explicit-prompt.yaml"), "--pairs", str(pairs), "--text", str(text), *given]
+        said = command(*asked, "--dry-run")
+        size = text.stat().st_size
+        assert f"{text}: plain text, {size:,} bytes on disk; {words}" in said
+        assert "6 held out (2 whole groups; 0 of these pairs share a completion with a pair trained on)" in said
+        found = json.loads(command(*asked, "--dry-run", "--json"))["text"]
+        assert (found["path"], found["bytes"], found["at_most"]) == (str(text), size, most)
+
+
+def test_a_text_beside_a_model_on_disk_is_said_not_to_be_read(tmp_path: Path):
+    (tmp_path / "novel.txt").write_text("Call me Ishmael.\n")
+    settings = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"base.model": "somewhere"})
+    assert any("it is not read" in line for line in plan_lines("c", settings, {"text": tmp_path / "novel.txt"}, {}))
 
 
 def test_preferences_that_were_altered_after_they_were_frozen_are_not_learnt_from(tmp_path: Path, monkeypatch):

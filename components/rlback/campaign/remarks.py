@@ -39,7 +39,9 @@ def data_lines(data: dict[str, Any]) -> list[str]:
     """What is trained on, held out and left out (`sources.Parted.counts`), and what is odd about it."""
     line = f"{data['train']} pairs to train on"
     if data["held"]:
-        line += f", {data['held']} held out ({len(data['held_groups'])} whole groups, {data['leaked']} leaked)"
+        groups, leaked = len(data["held_groups"]), data["leaked"]
+        both = f"{leaked} of these pairs share{'s' * (leaked == 1)} a completion with a pair trained on"
+        line += f", {data['held']} held out ({groups} whole group{'s' * (groups != 1)}; {both})"
     dropped = {key: n for key, n in data["dropped"].items() if n}
     if dropped:
         line += "; left out: " + ", ".join(f"{n} {key.replace('_', ' ')}" for key, n in dropped.items())

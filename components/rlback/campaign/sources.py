@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Gold = Callable[[str, str, bool], float]
 WORLD_DATA_SEED = 0
+#: How much of a plain text a vocabulary is made from.
+VOCABULARY_BYTES = 2_000_000
 
 
 class Source(Protocol):
@@ -253,7 +255,7 @@ class PairsSource:
 
         def texts() -> Any:
             yield from self._documents()
-            yield from self._paragraphs(2_000_000)
+            yield from self._paragraphs(VOCABULARY_BYTES)
 
         return train_byte_bpe(texts(), self.config.base.vocabulary)
 

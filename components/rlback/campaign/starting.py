@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlback.campaign.plan import stages_of_round
+from rlback.campaign.sources import VOCABULARY_BYTES
 from rlback.config import CampaignConfig, parse_override, read_config
 from rlback.errors import ConfigError
 from rlback.project import Project
@@ -146,6 +147,28 @@ def count_pairs(config: CampaignConfig, inputs: Mapping[str, Path]) -> dict[str,
     return {"format": parted.format, **parted.counts}
 
 
+def text_of(config: CampaignConfig, inputs: Mapping[str, Path]) -> dict[str, Any] | None:
+    """The plain text that is given: its `path`, `bytes` on disk, how many bytes of it are read `at_most` once unpacked, and
+    which `share` of the base policy's training windows comes from it. None without one."""
+    if "text" not in inputs:
+        return None
+    base, size = config.base, inputs["text"].stat().st_size
+    most = 0 if base.model is not None else max(VOCABULARY_BYTES, base.text_bytes) if base.text_share else VOCABULARY_BYTES
+    share = 0.0 if base.model is not None else base.text_share
+    return {"path": str(inputs["text"]), "bytes": size, "at_most": most, "share": share}
+
+
+def _text_line(text: Mapping[str, Any]) -> str:
+    said = f"{text['path']}: plain text, {text['bytes']:,} bytes on disk"
+    if not text["at_most"]:
+        return f"{said}; it is not read, since the base policy is the one at base.model."
+    much = f"at most its first {text['at_most']:,} bytes, unpacked, are read"
+    if not text["share"]:
+        return f"{said}; {much}, for the vocabulary alone (base.text_share is 0)."
+    share = f"for {text['share']:.0%} of what the base policy is trained on"
+    return f"{said}; {much}, {share} (base.text_bytes, base.text_share)."
+
+
 def plan_of(config: CampaignConfig) -> dict[str, Any]:
     """The stages before the first round and of each one, and how many rounds there are."""
     return {"before": stages_of_round(config, 0), "each_round": stages_of_round(config, 1), "rounds": config.rounds}
@@ -160,6 +183,8 @@ def plan_lines(shown: str, config: CampaignConfig, inputs: Mapping[str, Path], c
     if counts:
         lines.append(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
         lines += data_lines(dict(counts))
+    if text := text_of(config, inputs):
+        lines.append(_text_line(text))
     lines.append(f"first      {' → '.join(plan['before'])}")
     lines.append(f"each round {' → '.join(plan['each_round'])}")
     return [*lines, "Nothing was started or written."]

@@ -70,10 +70,11 @@ def _precision_lines(config: Any, project: Project, name: str) -> list[str]:
 
 
 def _dry_run(config: Any, inputs: dict[str, Path], counts: dict[str, Any], options: argparse.Namespace) -> int:
-    from rlback.campaign.starting import plan_lines, plan_of
+    from rlback.campaign.starting import plan_lines, plan_of, text_of
 
     if options.json:
-        print(json.dumps({"config": config.model_dump(mode="json"), "plan": plan_of(config), "pairs": counts}))
+        body = {"config": config.model_dump(mode="json"), "plan": plan_of(config), "pairs": counts}
+        print(json.dumps({**body, "text": text_of(config, inputs)}))
         return 0
     for line in plan_lines(options.config, config, inputs, counts):
         say(line)
