@@ -280,6 +280,22 @@ def test_a_dry_run_says_what_is_read_of_a_text_and_what_is_held_out(tmp_path: Pa
         assert (found["path"], found["bytes"], found["at_most"]) == (str(text), size, most)
 
 
+def test_a_remark_is_made_once(tmp_path: Path):
+    """The opening ones by the run, one on a fit by the command that fitted; none again by a command that did nothing new."""
+    with entered(tmp_path / "p"):
+        (tmp_path / "pairs.jsonl").write_bytes(lines(plain()))
+        said = [start("explicit-prompt.yaml", tmp_path / "pairs.jsonl", "rounds=2"), advance()]
+        command("label", "people", "--as", "ann", keys="111111")
+        said.append(advance())
+        decide("decline", "people.r1")
+        said += [advance(), advance()]
+        for remark, where in (
+            ("too small to write fluent text", 0), ("18 pairs to train on", 0), ("(first fit): accuracy", 0),
+            ("(after round 1): accuracy", 3),
+        ):  # fmt: skip
+            assert [text.count(remark) for text in said] == [int(i == where) for i in range(5)]
+
+
 def test_a_text_beside_a_model_on_disk_is_said_not_to_be_read(tmp_path: Path):
     (tmp_path / "novel.txt").write_text("Call me Ishmael.\n")
     settings = read_config(ROOT / "configs" / "explicit-prompt.yaml", {"base.model": "somewhere"})

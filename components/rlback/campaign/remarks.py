@@ -13,12 +13,15 @@ FEW = 100
 
 
 def remarks(project: Project, name: str) -> list[str]:
-    """Lines on data, reward model and policy of a campaign on people's preferences; none for a world."""
+    """Lines on what its stages came to, of a campaign on people's preferences; none for a world.
+
+    What is said of the data beforehand (`opening_lines`) is not among them.
+    """
     recorded = load_recorded(project, name)
     data = recorded.get((0, "data", 1), {})
     if "pairs" not in data:
         return []
-    lines = data_lines(data)
+    lines = []
     source = config_of(load_campaign(project, name)).source
     published = source.published
     too_long = recorded.get((1, "sample", 1), {}).get("prompts_too_long", 0)
@@ -31,8 +34,12 @@ def remarks(project: Project, name: str) -> list[str]:
         if held:
             after = f"after round {round_}" if round_ else "first fit"
             lines.append(_accuracy(after, held, data, published))
-    lines.append("The policy is far too small to write fluent text: judge the loop, not the prose.")
     return lines
+
+
+def opening_lines(counts: dict[str, Any]) -> list[str]:
+    """What is said of a campaign on people's preferences before it starts, and not again."""
+    return [*data_lines(counts), "The policy is far too small to write fluent text: judge the loop, not the prose."]
 
 
 def data_lines(data: dict[str, Any]) -> list[str]:

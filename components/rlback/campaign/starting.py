@@ -176,13 +176,13 @@ def plan_of(config: CampaignConfig) -> dict[str, Any]:
 
 def plan_lines(shown: str, config: CampaignConfig, inputs: Mapping[str, Path], counts: Mapping[str, Any]) -> list[str]:
     """What `rlback run --dry-run` prints; `shown` is the configuration's name."""
-    from rlback.campaign.remarks import data_lines
+    from rlback.campaign.remarks import opening_lines
 
     plan = plan_of(config)
     lines = [f"{shown} is valid: policy {config.policy}, {config.rounds} rounds, seed {config.seed}."]
     if counts:
         lines.append(f"{inputs['pairs']}: {counts['pairs']} preference pairs ({counts['format']}), {counts['groups']} groups.")
-        lines += data_lines(dict(counts))
+        lines += opening_lines(dict(counts))
     if text := text_of(config, inputs):
         lines.append(_text_line(text))
     lines.append(f"first      {' → '.join(plan['before'])}")

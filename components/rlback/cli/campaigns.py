@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     """Starts a campaign and carries it on."""
     from rlback.campaign import machine
     from rlback.campaign.hardware import require_device
-    from rlback.campaign.remarks import data_lines
+    from rlback.campaign.remarks import opening_lines
     from rlback.campaign.startable import require_startable
     from rlback.campaign.starting import INPUTS, check_inputs, count_pairs, overrides_of
     from rlback.config import read_config
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     name = machine.start(project, config, actor_of(options), name=options.name, inputs=inputs)
     if not options.json:
         say(f"Campaign {name} is started: policy {config.policy}, {config.rounds} rounds, seed {config.seed}.")
-        for line in [*(data_lines(counts) if counts else []), *_precision_lines(config, project, name)]:
+        for line in [*(opening_lines(counts) if counts else []), *_precision_lines(config, project, name)]:
             say(line)
     return _carry_on(project, [name], options)
 
@@ -100,11 +100,14 @@ def advance(options: argparse.Namespace) -> int:
 
 def _carry_on(project: Project, names: list[str], options: argparse.Namespace) -> int:
     from rlback.campaign import machine
+    from rlback.campaign.remarks import remarks
     from rlback.cli.watching import watched
 
     outcomes, failed = [], None
+    known = {}
     for name in names:
         try:
+            known[name] = set(remarks(project, name))
             with watched(project, [name], quiet=options.json):
                 if options.engine == "inline":
                     due = machine.advance(project, name)
@@ -123,6 +126,9 @@ def _carry_on(project: Project, names: list[str], options: argparse.Namespace) -
         print(json.dumps({"campaigns": [_as_json(name, due) for name, due in outcomes]}))
     else:
         for name, due in outcomes:
+            for line in remarks(project, name):
+                if line not in known[name]:  # the others were said by the command that ran their stage
+                    say(line)
             _tell(project, name, due)
     if failed is not None:
         raise failed
@@ -142,10 +148,6 @@ def _as_json(name: str, due: Any) -> dict[str, Any]:
 
 def _tell(project: Project, name: str, due: Any) -> None:
     from rlback.campaign import machine
-    from rlback.campaign.remarks import remarks
-
-    for line in remarks(project, name):
-        say(line)
     if isinstance(due, machine.Waiting):
         many = f"{due.count} comparison{'s' * (due.count != 1)} to be labelled in {due.subject}"
         say(f"{name} waits for {'an annotator' if due.what == 'labels' else 'an approver'}: "
