@@ -9,10 +9,14 @@ import pytest
 import yaml
 
 from rlback.__main__ import main
+from rlback.campaign.machine import label_count
 from rlback.campaign.summary import method_figures
+from rlback.labelling.batches import counting_labels
+from rlback.labelling.quality import ratings
 from rlback.labelling.terminal import _piped
 from rlback.project import Project
 from rlback.registry.gates import open_gates
+from rlback.registry.lineage import _round
 from rlback.registry.operations import list_versions
 from tests.conftest import ROOT, changed
 
@@ -136,9 +140,39 @@ def test_labelling_from_standard_input_is_blind_and_stored(project, at, capsys, 
     assert [out.count(f"\n{n} of 12\n") for n in (2, 3, 4, 5)] == [1, 2, 2, 1]
     assert "0 left" in out
     revisions = [e.payload["revision"] for e in project.store.events("people") if e.kind == "label.given"]
-    # Undoing is a skip as the second revision, so that a session that ends there leaves no label behind.
+    # Undoing is a second revision, so that a session that ends there leaves no label behind.
     assert sorted(set(revisions)) == [1, 2, 3]
     assert len(revisions) == 14
+    # Twelve comparisons have a label each, whatever was undone on the way.
+    assert "12 labels given, 0 left" in out
+    assert label_count(project, "people") == 12
+    assert _round(project.store, "people", 0)["labels"] == [{"annotator": "ann", "kind": "human", "labels": 12}]
+    assert main(["verify"]) == 0
+
+
+def test_what_was_undone_is_open_again_and_counted_nowhere(project, at, capsys, monkeypatch, tmp_path):
+    """Two labels, the second undone before stopping; the sides stay where they were when it is shown again."""
+    import io
+
+    file = tmp_path / "people.yaml"
+    labels = {"annotators": "human", "initial": 12, "inside": 0, "cross": 4}
+    file.write_text(yaml.safe_dump(changed(name="people", rounds=1, labels=labels)))
+    at(project)
+    assert main(["run", str(file), "--engine", "inline"]) == 0
+    drawn = iter("ab" * 20)  # drawn anew, every showing would have its sides the other way round
+    monkeypatch.setattr("rlback.labelling.terminal.secrets.choice", lambda sides: next(drawn))
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("1 1 u q"))
+    assert main(["label", "people", "--as", "ann"]) == 0
+    out = capsys.readouterr().out
+    shown = out.split("\n2 of 12\n")[1:]
+    first, again = (text.split("1 left   2 right")[0] for text in shown)
+    assert first == again
+    assert "1 label given, 11 left" in out
+    assert [(x.comparison, x.verdict) for x in counting_labels(project.store, "people.r0")] == [("people.r0.0", "a")]
+    assert len(ratings(project.store, "people.r0")) == label_count(project, "people") == 1
+    assert _round(project.store, "people", 0)["labels"] == [{"annotator": "ann", "kind": "human", "labels": 1}]
+    assert main(["verify"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from rlback.campaign.sources import file_sha256
 from rlback.campaign.startable import require_startable
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
-from rlback.labelling.batches import open_count
+from rlback.labelling.batches import open_count, stands
 from rlback.ledger.console_tables import starts
 from rlback.ledger.store import Transaction, now
 from rlback.ledger.tables import campaigns, stages
@@ -325,15 +325,15 @@ def stop(project: Project, name: str, actor: Actor, reason: str) -> None:
 
 
 def label_count(project: Project, name: str) -> int:
-    """How many labels a campaign has been given so far (revisions of one label count once)."""
+    """How many labels a campaign has been given so far (revisions count once, what was taken back not at all)."""
     from rlback.ledger.tables import batches, comparisons, labels
 
     query = (
-        select(func.count(func.distinct(labels.c.comparison + " " + labels.c.annotator)))
+        select(func.count())
         .select_from(labels)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .join(batches, comparisons.c.batch == batches.c.id)
-        .where(batches.c.campaign == name)
+        .where(batches.c.campaign == name, stands())
     )
     return int(project.store.rows(query)[0][0])
 

@@ -29,7 +29,7 @@ def label(options: argparse.Namespace) -> int:
         next_command("rlback status")
         return 0
     done, left = label_batch(project.store, batches[0], actor_of(options))
-    say(f"{done} labels given, {left} left in {batches[0]}.")
+    say(f"{done} label{'s' * (done != 1)} given, {left} left in {batches[0]}.")
     if left == 0:
         _carry_on(project, "")
     else:

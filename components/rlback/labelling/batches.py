@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from json import dumps, loads
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, select
 
 from rlback.errors import DataError
 from rlback.labelling import statements as st
 from rlback.labelling.quarantines import in_force
 from rlback.labelling.slots import ensure, filled, missing, note_label
+from rlback.ledger.console_tables import label_details
 from rlback.ledger.label_tables import batch_rules
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, labels
@@ -250,24 +251,30 @@ def _insert(transaction: Transaction, rows: list[dict[str, Any]]) -> None:
         transaction.execute(insert(labels), rows)
 
 
+def stands() -> ColumnElement[bool]:
+    """As a condition on rows of `labels`: the annotator's newest one on its comparison, and not taken back."""
+    later, detail = labels.alias("later"), label_details.alias("detail_of")
+    newer = select(later.c.id).where(
+        later.c.comparison == labels.c.comparison, later.c.annotator == labels.c.annotator, later.c.revision > labels.c.revision
+    )
+    undone = select(detail.c.label).where(detail.c.label == labels.c.id, detail.c.choice == "undo")
+    return ~newer.exists() & ~undone.exists()
+
+
 def counting_labels(where: Store | Transaction, batch: str, *, until: int | None = None) -> list[Label]:
     """The newest label of each annotator on each comparison of a batch, in order of position and annotator.
 
-    Labels in quarantine are left out, and those of checks; `until` says as of which row of the quarantines.
+    Labels in quarantine are left out, those taken back, and those of checks; `until` says as of which row of the quarantines.
     """
     rows = where.rows(
         select(labels, comparisons.c.position)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
-        .where(comparisons.c.batch == batch, comparisons.c.source.not_in(HIDDEN))
-        .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
+        .where(comparisons.c.batch == batch, comparisons.c.source.not_in(HIDDEN), stands())
+        .order_by(comparisons.c.position, labels.c.annotator)
     )
     held = in_force(where, until)
-    newest: dict[tuple[str, str], Label] = {}
-    for row in rows:
-        newest[(row.comparison, row.annotator)] = Label(
-            row.comparison, row.annotator, row.annotator_kind, row.verdict, row.left_side, row.time
-        )
-    return [label for label in newest.values() if held.over(label.annotator, batch, label.comparison) is None]
+    newest = [Label(r.comparison, r.annotator, r.annotator_kind, r.verdict, r.left_side, r.time) for r in rows]
+    return [label for label in newest if held.over(label.annotator, batch, label.comparison) is None]
 
 
 def given(store: Store, batch: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from rlback.labelling.batches import stands
 from rlback.labelling.checks import answers_of
 from rlback.labelling.quarantines import in_force
 from rlback.ledger.console_tables import label_details
@@ -54,8 +55,8 @@ def ratings(store: Store, batch: str) -> list[Rating]:
         select(labels, label_details.c.choice, label_details.c.strength, label_details.c.flags)
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .outerjoin(label_details, label_details.c.label == labels.c.id)
-        .where(comparisons.c.batch == batch)
-        .order_by(comparisons.c.position, labels.c.annotator, labels.c.revision)
+        .where(comparisons.c.batch == batch, stands())
+        .order_by(comparisons.c.position, labels.c.annotator)
     )
     held = in_force(store)
     newest: dict[tuple[str, str], Rating] = {}

@@ -31,7 +31,7 @@ from rlback.ledger.tables import comparisons, labels
 from rlback.records import Actor, digest_of, seed_of
 
 LEASE_S = 600
-INTERFACE = "console 1"
+INTERFACE, TERMINAL = "console 1", "terminal"
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
@@ -165,6 +165,18 @@ def undo(store: Store, batch: str, annotator: Actor, key: str) -> Given | None:
     return give(store, newest.comparison, annotator, "undo", key=key)
 
 
+def take_back(store: Store, comparison: str, annotator: Actor, left: str) -> None:
+    """Takes back the label just given to a comparison at a terminal, as `undo` does in the console; `left` was shown left."""
+
+    def attach(transaction: Transaction, label: int) -> dict[str, Any]:
+        guideline = int(transaction.execute(st.GUIDELINE).scalar() or 0)
+        detail = _detail(judged("undo", left, (), ""), secrets.token_hex(16), guideline, TERMINAL)
+        transaction.execute(st.ADD_DETAIL, {"label": label, **detail})
+        return {"choice": "undo", "detail": digest_of(detail)}
+
+    record_label(store, comparison, annotator, "skip", left, 0.0, attach)
+
+
 def progress(store: Store, batch: str, annotator: Actor) -> Progress:
     """How far the batch is, and this annotator in it. Counted in labels: a check looks like any other."""
     who = {"batch": batch, "annotator": annotator.name}
@@ -191,10 +203,10 @@ class _Repeated(Exception):
     """The same submission was stored while this one was on its way."""
 
 
-def _detail(said: Judgement, key: str, guideline: int) -> dict[str, Any]:
+def _detail(said: Judgement, key: str, guideline: int, interface: str = INTERFACE) -> dict[str, Any]:
     return {
         "choice": said.choice, "strength": said.strength, "flags": json.dumps(said.flags), "rationale": said.rationale,
-        "key": key, "interface": INTERFACE, "guideline": guideline,
+        "key": key, "interface": interface, "guideline": guideline,
     }  # fmt: skip
 
 

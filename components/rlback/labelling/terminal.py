@@ -1,7 +1,7 @@
 """Labelling at a terminal: one comparison, two completions, one key.
 
 Blind: neither which checkpoint wrote a side nor the reward model's scores are shown. The side order is drawn
-for each showing and stored with the label.
+for each comparison, stays where it is shown again, and is stored with the label.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from rlback.labelling.batches import Stored, open_count, record_label, unlabelled
 from rlback.labelling.display import visible
+from rlback.labelling.queue import take_back
 from rlback.ledger.store import Store
 from rlback.records import Actor, Completion, Verdict
 
@@ -33,6 +34,7 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
     mine = {item.id for item in unlabelled(store, batch, annotator.name)}
     waiting = [item for item in unlabelled(store, batch) if item.id in mine]
     total, given = len(waiting), 0
+    sides: dict[str, str] = {}  # shown again after an undo, a comparison does not swap before the annotator's eyes
     print(f"Which completion is better? {total} comparisons in {batch}, labelled as {annotator.name}.")
     previous: tuple[Stored, str] | None = None
     position, shown = 0, -1
@@ -40,7 +42,7 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
         while position < total:
             item = waiting[position]
             if shown != position:
-                left = secrets.choice("ab")
+                left = sides.setdefault(item.id, secrets.choice("ab"))
                 _show(item, left, position + 1, total)
                 began, shown = time.monotonic(), position
             key = next(keys, "q")
@@ -51,10 +53,11 @@ def label_batch(store: Store, batch: str, annotator: Actor) -> tuple[int, int]:
                     print("There is nothing to undo yet.")
                 else:
                     position -= 1
-                    # The label stays on record; a skip as its next revision takes it out of every count, whether or
-                    # not the comparison, which is shown again, gets another one.
+                    given -= 1
+                    # The label stays on record; its next revision takes it out of every count, and the comparison is open
+                    # again, whether or not it gets another one now.
                     undone, seen_left = previous
-                    record_label(store, undone.id, annotator, "skip", seen_left, 0.0)
+                    take_back(store, undone.id, annotator, seen_left)
                     previous, shown = None, -1
                 continue
             verdict = _verdict(key, left)

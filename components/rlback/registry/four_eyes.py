@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, inspect, select
 
 from rlback.errors import NotPermitted
+from rlback.labelling.batches import stands
 from rlback.ledger.console_tables import users
 from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction
@@ -40,7 +41,7 @@ def objection(run: Callable[[Any], Any], campaign: str, round_: int, approver: s
         select(labels.c.annotator, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .join(batches, comparisons.c.batch == batches.c.id)
-        .where(batches.c.campaign == campaign, batches.c.round == round_)
+        .where(batches.c.campaign == campaign, batches.c.round == round_, stands())
         .group_by(labels.c.annotator)
     )
     counts = {row.annotator.casefold(): row.n for row in run(given).all()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from rlback.labelling.batches import stands
 from rlback.ledger.store import Store
 from rlback.ledger.tables import batches, campaigns, comparisons, gates, labels, stages
 from rlback.project import Project
@@ -116,7 +117,7 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
         select(labels.c.annotator, labels.c.annotator_kind, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(comparisons, labels.c.comparison == comparisons.c.id)
         .join(batches, comparisons.c.batch == batches.c.id)
-        .where(batches.c.campaign == campaign, batches.c.round == number)
+        .where(batches.c.campaign == campaign, batches.c.round == number, stands())
         .group_by(labels.c.annotator, labels.c.annotator_kind)
     )
     return {

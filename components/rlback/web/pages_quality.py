@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from rlback.labelling.batches import stored_one
+from rlback.labelling.batches import stands, stored_one
 from rlback.labelling.exports import export_batch
 from rlback.labelling.imports import FORMS as IMPORT_FORMS
 from rlback.labelling.imports import Imported, import_labels, list_imports
@@ -39,6 +39,7 @@ def listing(request: Request) -> Response:
     given = (
         select(comparisons.c.batch, func.count(func.distinct(labels.c.comparison)).label("n"))
         .join(labels, labels.c.comparison == comparisons.c.id)
+        .where(stands())
         .group_by(comparisons.c.batch)
         .subquery()
     )
