@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from rlback.__main__ import main
+from rlback.campaign.evidence import evidence_markdown, sample_sides
 from rlback.campaign.machine import label_count
 from rlback.campaign.summary import method_figures
-from rlback.labelling.batches import counting_labels
+from rlback.labelling.batches import Stored, counting_labels
 from rlback.labelling.quality import ratings
-from rlback.labelling.terminal import _piped
+from rlback.labelling.terminal import _piped, _show
 from rlback.project import Project
+from rlback.records import Comparison, Completion
 from rlback.registry.gates import open_gates
 from rlback.registry.lineage import _round
 from rlback.registry.operations import list_versions
@@ -93,6 +96,43 @@ def test_status_names_who_is_waited_for_and_the_command(at_gate, at, capsys):
     assert main(["status", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["campaigns"][0]
     assert (found["campaign"], found["waits_for"], found["command"]) == ("person", "approval", "rlback gate show person.r1")
+
+
+def test_without_a_name_the_open_gate_is_shown(at_gate, at, capsys, monkeypatch):
+    """One is shown, of several all are named, and so is the command; without any, what to look at."""
+    at(at_gate)
+    gate = open_gates(at_gate.store)[0]
+    assert main(["gate", "show", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["gate"] == "person.r1"
+    monkeypatch.setattr("rlback.registry.gates.open_gates", lambda store: [gate, replace(gate, id="other.r2")])
+    assert main(["gate", "show"]) == 6
+    error = capsys.readouterr().err
+    assert "2 gates are open: person.r1, other.r2" in error
+    assert "`rlback gate show person.r1`" in error
+    monkeypatch.setattr("rlback.registry.gates.open_gates", lambda store: [])
+    assert main(["gate", "show"]) == 6
+    assert "no gate is open now" in capsys.readouterr().err
+
+
+def test_samples_say_what_was_cut_off_and_what_a_tool_wrote(at_gate, at, capsys):
+    """One side did not end, in the other an environment wrote three characters; the terminal of annotators says it likewise."""
+    gate = open_gates(at_gate.store)[0]
+    sample = {
+        "prompt": "2 + 2?", "candidate": "x" * 700, "start": "so 4 it is", "finished": [False, True],
+        "answers": {"start": [[0, 0, 3, 4]]},
+    }  # fmt: skip
+    candidate, start = dict(sample_sides(sample)).values()
+    assert candidate == f"{'x' * 600} … (100 more characters) ⟦cut off⟧"
+    assert start == "so ⟦tool: 4⟧ it is"
+    shown = evidence_markdown(replace(gate, evidence=gate.evidence | {"samples": [sample]}))
+    assert "⟦cut off⟧" in shown
+    comparison = Comparison("2 + 2?", Completion("x", (1,), False), Completion("4", (2,), True), "cross")
+    _show(Stored("c", "b", 0, comparison), "a", 1, 1)
+    assert "[1]\n    x ⟦cut off⟧\n" in capsys.readouterr().out
+    at(at_gate)
+    assert main(["gate", "show"]) == 0
+    ended = [end for given in gate.evidence["samples"] for end in given["finished"]]
+    assert capsys.readouterr().out.count("⟦cut off⟧") == ended.count(False) > 0
 
 
 def test_a_decision_from_the_terminal_and_its_refusals(at_gate, at, capsys):

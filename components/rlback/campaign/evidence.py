@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlback.labelling.display import visible
+from rlback.labelling.display import completion, shortened
 from rlback.registry.gates import Gate
 
 SAMPLE_CHARS = 600
@@ -56,15 +56,19 @@ def evidence_markdown(gate: Gate) -> str:
     labels = gate.evidence["labels"]
     lines += ["", f"{labels['count']} labels. Evidence digest `{gate.digest}`.", "", "## Samples"]
     for sample in gate.evidence["samples"]:
-        for name in ("prompt", "candidate", "start"):
-            lines += ["", f"{name}:", "", *_indented(sample[name])]
+        for name, shown in (("prompt", shortened(sample["prompt"], SAMPLE_CHARS)), *sample_sides(sample)):
+            lines += ["", f"{name}:", "", *(f"    {line}" for line in shown.split("\n"))]
     lines += ["", f"Decide: `rlback gate approve {gate.id} --digest {gate.digest[:12]}`"]
     return "\n".join(lines)
 
 
-def _indented(text: str) -> list[str]:
-    shown = visible(text[:SAMPLE_CHARS]) + ("…" if len(text) > SAMPLE_CHARS else "")
-    return [f"    {line}" for line in shown.split("\n")]
+def sample_sides(sample: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the candidate and the start checkpoint wrote, as a terminal shows it."""
+    written, ended = sample.get("answers", {}), sample.get("finished", (True, True))
+    return [
+        (side, completion(sample[side], written.get(side, ()), finished, SAMPLE_CHARS))
+        for side, finished in zip(("candidate", "start"), ended, strict=True)
+    ]
 
 
 def _share(found: dict[str, Any]) -> str:

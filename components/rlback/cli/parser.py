@@ -18,7 +18,7 @@ start here:  rlback demo                 the whole loop on a controlled world, a
              rlback run CONFIG           a campaign on your own preferences
 every day:   rlback status               what waits for whom
              rlback label                label comparisons
-             rlback gate show ID         the evidence; then approve, decline or more-labels
+             rlback gate show            the evidence; then approve, decline or more-labels
              rlback advance              carry campaigns on
              rlback rollback POLICY@N    go back
              rlback up                   a browser, Prefect and MLflow for all of it; decisions start what they allow
@@ -89,7 +89,7 @@ def build() -> argparse.ArgumentParser:
     acts = gate.add_subparsers(dest="act", metavar="ACT", required=True)
     show = acts.add_parser("show", help="the evidence, its digest, samples side by side")
     show.set_defaults(function="people:gate_show")
-    show.add_argument("id")
+    show.add_argument("id", nargs="?", help="default: the gate that is open")
     _json(show)
     for name, text in (
         ("approve", "keep the candidate: it becomes the approved checkpoint"),

@@ -39,14 +39,14 @@ def label(options: argparse.Namespace) -> int:
 
 def gate_show(options: argparse.Namespace) -> int:
     """Prints the evidence at a gate."""
-    from rlback.campaign.evidence import evidence_rows, evidence_title
+    from rlback.campaign.evidence import evidence_rows, evidence_title, sample_sides
     from rlback.labelling.display import in_line, visible
     from rlback.project import find_project
-    from rlback.registry.gates import find_gate
+    from rlback.registry.gates import find_gate, only_open_gate
     from rlback.registry.quorum import standing
 
     store = find_project().store
-    gate = find_gate(store, options.id)
+    gate = find_gate(store, options.id) if options.id else only_open_gate(store)
     approvals = standing(store, gate.id, gate.campaign, gate.round, gate.digest)
     if options.json:
         body = {"gate": gate.id, "state": gate.state, "digest": gate.digest, "evidence": gate.evidence}
@@ -66,10 +66,8 @@ def gate_show(options: argparse.Namespace) -> int:
     console.print(Padding(table, (1, 0)))
     for number, sample in enumerate(gate.evidence["samples"], 1):
         console.print(Text(f"Sample {number}: {visible(sample['prompt']).strip()}", style="bold"))
-        for name in ("candidate", "start"):
-            text = visible(sample[name]).strip()
-            shown = text[:600] + (f" … ({len(text) - 600} more)" if len(text) > 600 else "")
-            console.print(Padding(Text(f"{name:>9}: {shown}"), (0, 0, 0, 2)))
+        for name, shown in sample_sides(sample):
+            console.print(Padding(Text(f"{name:>9}: {shown.strip()}"), (0, 0, 0, 2)))
     console.print(f"\n{gate.evidence['labels']['count']} labels; evidence digest {gate.digest}", soft_wrap=True)
     if gate.decision:
         decision = gate.decision

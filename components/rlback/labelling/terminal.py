@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rlback.labelling.batches import Stored, open_count, record_label, unlabelled
-from rlback.labelling.display import visible
+from rlback.labelling.display import completion, shortened, visible
 from rlback.labelling.queue import take_back
 from rlback.ledger.store import Store
-from rlback.records import Actor, Completion, Verdict
+from rlback.records import Actor, Verdict
 
 KEYS = "1 left   2 right   t tie   s skip   u undo   q stop"
 PIPED_KEYS = set("12tsuq")
@@ -83,25 +83,13 @@ def _show(item: Stored, left: str, number: int, total: int) -> None:
     a, b = item.comparison.a, item.comparison.b
     first, second = (a, b) if left == "a" else (b, a)
     print(f"\n{'─' * width}\n{number} of {total}")
-    print(_wrapped(item.comparison.prompt, width))
-    for name, completion in (("1", first), ("2", second)):
-        print(f"\n[{name}]\n{_wrapped(_text(completion), width)}")
+    print(_wrapped(shortened(item.comparison.prompt, SHOWN_CHARS), width))
+    for name, side in (("1", first), ("2", second)):
+        print(f"\n[{name}]\n{_wrapped(completion(side.text, side.answers, side.finished, SHOWN_CHARS), width)}")
     print(f"\n{KEYS}")
 
 
-def _text(completion: Completion) -> str:
-    text, place = "", 0
-    for _, _, first, last in completion.answers:
-        if first < last:
-            text += f"{completion.text[place:first]}⟦tool: {completion.text[first:last]}⟧"
-            place = last
-    return text + completion.text[place:] + ("" if completion.finished else " ⟦cut off⟧")
-
-
-def _wrapped(text: str, width: int) -> str:
-    shown = visible(text[:SHOWN_CHARS]).strip("\n")
-    if len(text) > SHOWN_CHARS:
-        shown += f" … ({len(text) - SHOWN_CHARS} more characters)"
+def _wrapped(shown: str, width: int) -> str:
     lines = [textwrap.wrap(line, width - 4) or [""] for line in shown.split("\n")]
     return "\n".join(f"    {part}" for line in lines for part in line)
 

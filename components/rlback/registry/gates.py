@@ -80,6 +80,23 @@ def open_gates(store: Store) -> list[Gate]:
     return [find_gate(store, row.id) for row in rows]
 
 
+def only_open_gate(store: Store) -> Gate:
+    """The gate that waits for a decision, where it is one.
+
+    Raises:
+        GateRefused: there is none, or there are several; names them.
+    """
+    waiting = open_gates(store)
+    if not waiting:
+        raise GateRefused("no gate is open now", remedy="see `rlback status`; `rlback gate show ID` shows any gate")
+    if len(waiting) > 1:
+        raise GateRefused(
+            f"{len(waiting)} gates are open: {', '.join(gate.id for gate in waiting)}",
+            remedy=f"name one, like `rlback gate show {waiting[0].id}`",
+        )
+    return waiting[0]
+
+
 def decide(
     store: Store, id_: str, verdict: GateVerdict, approver: Actor, *, digest: str, reason: str,
     permit: Callable[[Transaction], None] | None = None, break_glass_confirmed: str | None = None,
