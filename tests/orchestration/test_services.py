@@ -53,6 +53,24 @@ def until(holds, seconds: float, what: str):
     pytest.fail(f"{what} did not come about in {seconds} s")
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["new", "there-already"])
+def test_a_log_is_its_owners_alone(tmp_path: Path, before: bool):
+    """Before the first user is added, the console's log holds the code that makes one; a wide umask changes nothing."""
+    log = tmp_path / "logs" / "console.log"
+    umask = os.umask(0)
+    try:
+        if before:
+            log.parent.mkdir()
+            log.write_text("older")
+        service = Service("console", [sys.executable, "-c", "print('setup?code=x')"], dict(os.environ), "", lambda: True, log)
+        service.start(tmp_path)
+        service.process.wait()
+    finally:
+        os.umask(umask)
+    assert log.read_text() == "setup?code=x\n"
+    assert (log.stat().st_mode & 0o777, log.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
 @pytest.fixture
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("RLBACK_PROJECT", str(project.root))

@@ -46,9 +46,11 @@ class Service:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self, cwd: Path) -> None:
-        """Starts it; its output goes to its log."""
+        """Starts it; its output goes to its log, which nobody else may read: the console's names a code that lets in."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as output:
+        self.log.parent.chmod(0o700)
+        with open(self.log, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
+            os.fchmod(output.fileno(), 0o600)  # one from before may be open to others
             self.process = subprocess.Popen(
                 self.command, env=self.environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True, preexec_fn=ending_with(os.getpid()),
