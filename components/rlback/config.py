@@ -120,7 +120,7 @@ class RewardModelConfig(_Part):
     reference_samples: int = Field(256, ge=8)  # base samples on which scores get mean 0 and variance 1
     # Weight of given pairs whose shorter completion was preferred. Where the longer one mostly wins, a model can do
     # well by reading length alone; at (share longer) / (share shorter) both kinds weigh the same.
-    shorter_weight: float = Field(1.0, gt=0)
+    shorter_weight: float = Field(1.0, gt=0, le=1_000_000)
 
 
 class OutcomeConfig(_Part):

@@ -15,6 +15,9 @@ Verdict = Literal["a", "b", "tie", "skip"]
 ActorKind = Literal["human", "simulated", "system"]
 CheckpointKind = Literal["policy", "reward_model", "adapter"]
 
+#: The longest reason that is taken, wherever somebody gives one.
+REASON_CHARS = 2_000
+
 #: How training and stages report progress: (done, total, metrics so far).
 Report = Callable[[int, int, Mapping[str, float]], None]
 

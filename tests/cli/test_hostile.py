@@ -60,6 +60,22 @@ def test_a_reason_moves_no_cursor_and_makes_no_line_of_its_own(at_gate: Project,
         assert "no⟦U+001B⟧[2J BREAK-GLASS ⟦U+202E⟧x" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stop", "person"], ["gate", "decline", "person.r1", "--digest", "0" * 12], ["rollback", "policy@1"],
+        ["deploy", "policy@1"], ["labels", "quarantine", "ann"], ["users", "change", "ann", "--disable"],
+    ],
+)  # fmt: skip
+def test_a_reason_has_an_end(at_gate: Project, monkeypatch, capsys, words: list[str]) -> None:
+    """20,000 characters are refused with the limit, before anything is looked at; it is the console's own."""
+    monkeypatch.chdir(at_gate.root)
+    before = at_gate.store.event_count()
+    assert main([*words, "--reason", "x" * 20_000]) == 2
+    assert "a reason has at most 2,000 characters; this one has 20,000" in capsys.readouterr().err
+    assert at_gate.store.event_count() == before
+
+
 @pytest.mark.parametrize("name", ["what?x", "p%41", "a 'b\" ü"])
 def test_a_path_with_url_characters_holds_its_own_ledger(tmp_path: Path, name: str) -> None:
     """`?` and `%` mean something in a database URL and nothing in a path."""

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rlback.data.preferences import Limits, read_pairs
+from rlback.data.source import Source
 from rlback.errors import DataError
 
 GOOD = {"prompt": "p", "chosen": "x", "rejected": "y"}
@@ -76,9 +77,11 @@ def test_lines_that_are_no_rows(tmp_path: Path, second: bytes, words: str) -> No
         ({"rejected": "ab\ud800"}, "rejected holds half of a surrogate pair at character 3"),
         ({"topic": "\udc00"}, "topic holds half of a surrogate pair"),
         ({"id": [1]}, "id must be text, not a list"),
-        ({"weight": float("nan")}, "weight must be a finite number above 0, not nan"),
+        ({"weight": float("nan")}, "weight must be a number above 0 and at most 1,000,000, not nan"),
         ({"weight": float("inf")}, "weight must be"),
         ({"weight": -1}, "weight must be"),
+        ({"weight": 1e308}, "line 2: weight must be a number above 0 and at most 1,000,000, not 1e+308"),
+        ({"weight": 1_000_001}, "weight must be"),
         ({"weight": 0}, "weight must be"),
         ({"weight": True}, "weight must be"),
         ({"weight": 10**400}, "weight must be"),
@@ -102,6 +105,19 @@ def test_rows_that_are_no_pairs(tmp_path: Path, changes: dict[str, Any], words: 
     error = refused(tmp_path / "f", LINE + json.dumps({**GOOD, **changes}).encode())
     assert "line 2: " in error.message
     assert words in error.message
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" \t\n", b" " * 4_000 + b"\n"], ids=["newlines", "short", "long"])
+@pytest.mark.parametrize("header", [b"", LINE, b"prompt,chosen,rejected\n"], ids=["nothing", "json-lines", "csv"])
+def test_blank_lines_without_end_are_refused_early(tmp_path: Path, blank: bytes, header: bytes, monkeypatch) -> None:
+    """Half a gigabyte of them, packed in half a megabyte: at most 200,000 lines and 20 MiB are looked at."""
+    seen = []
+    monkeypatch.setattr(Source, "_count", lambda self, size: seen.append(size))
+    packed = gzip.compress(header) + gzip.compress(blank * (10**7 // len(blank)), 1) * 50
+    message = refused(tmp_path / "f", packed).message
+    assert "blank lines" in message or "1 cells where" in message  # to CSV a line of spaces is a cell
+    assert len(seen) <= 200_000
+    assert sum(seen) <= 20 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -168,7 +184,7 @@ def test_unknown_label(tmp_path: Path) -> None:
         (b"prompt,chosen,rejected\np,x,y\np,\xff,y\n", "line 3: not UTF-8 at byte 3 of the line"),
         (
             b"prompt,chosen,rejected,weight\np,x,y,nan\n",
-            "line 2: weight must be a finite number above 0, not 'nan'",
+            "line 2: weight must be a number above 0 and at most 1,000,000, not 'nan'",
         ),
         (b'prompt,chosen,rejected\np,"x\n\nz",y\np,x,\n', "line 5: rejected is empty"),
     ],

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rlback import __version__
 from rlback.cli.label_verbs import add_export, add_label_verbs
-from rlback.errors import RlbackError
+from rlback.errors import ConfigError, RlbackError
+from rlback.records import REASON_CHARS
 
 EPILOG = """\
 start here:  rlback demo                 the whole loop on a controlled world, about three minutes
@@ -248,6 +249,7 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["RLBACK_PROJECT"] = options.project
     module, _, name = options.function.partition(":")
     try:
+        _check_reason(getattr(options, "reason", None))
         function = getattr(importlib.import_module(f"rlback.cli.{module}"), name)
         return int(function(options) or 0)
     except KeyboardInterrupt:
@@ -262,6 +264,12 @@ def run(arguments: Sequence[str]) -> int:
         if shown is None:
             raise
         return show_error(shown, as_json=getattr(options, "json", False))
+
+
+def _check_reason(reason: str | None) -> None:
+    """Raises ConfigError on a reason longer than the console takes, whichever command it is given to."""
+    if reason is not None and len(reason) > REASON_CHARS:
+        raise ConfigError(f"a reason has at most {REASON_CHARS:,} characters; this one has {len(reason):,}", remedy="shorten it")
 
 
 def _explained(error: Exception) -> RlbackError | None:

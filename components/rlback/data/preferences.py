@@ -75,7 +75,7 @@ def read_pairs(
     Rows are {chosen, rejected} whole dialogues ("\\n\\nHuman: ... \\n\\nAssistant: ...") or message lists,
     {prompt, chosen, rejected} with texts or message lists, or labelled comparisons {prompt, a, b, label} and
     {conversation_a, conversation_b, winner}, whose ties, both-bad verdicts and skips are counted and make no
-    pair. Texts are kept as they are. Optional columns: `id`, `weight` (finite, above 0), `group` or `topic`.
+    pair. Texts are kept as they are. Optional columns: `id`, `weight` (above 0, at most a million), `group` or `topic`.
 
     group_column: the column that fills `PreferencePair.group`; default `group`, else `topic`, else no group.
         "prompt" makes one group of the rows that open with the same turn, whatever the file's shape.

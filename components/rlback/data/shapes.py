@@ -30,6 +30,9 @@ SHAPES = (
 )
 SHAPE_COLUMNS = frozenset(name for shape in SHAPES for name in shape) | {"prompt"}
 
+#: More than this is no weight but a mistake, and in fp32 sums it leaves nothing of the others.
+MOST_WEIGHT = 1_000_000
+
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
 _LABELS: dict[str, tuple[Outcome, bool]] = {  # label -> outcome, and whether a is chosen
@@ -251,12 +254,12 @@ def storable(name: str, value: Any, max_chars: int) -> str:
 
 
 def weight_of(value: Any) -> float:
-    """A finite weight above 0, from a number or (CSV) its text."""
+    """A weight above 0 and at most `MOST_WEIGHT`, from a number or (CSV) its text."""
     weight = math.nan
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):
             weight = float(value)
-    if not math.isfinite(weight) or weight <= 0:
+    if not 0 < weight <= MOST_WEIGHT:  # NaN is neither
         shown = repr(value)[:40] if isinstance(value, str | float) else kind_of(value)
-        raise RowProblem(f"weight must be a finite number above 0, not {shown}")
+        raise RowProblem(f"weight must be a number above 0 and at most {MOST_WEIGHT:,}, not {shown}")
     return weight

@@ -25,7 +25,8 @@ class Limits:
 
     `max_text_chars` bounds one prompt or completion in characters; `max_bytes` the unpacked file;
     `max_line_bytes` one line; `max_whole_bytes` what must be in memory at once (a JSON array, a Parquet
-    batch); `max_rows` the lines or rows, blank ones included.
+    batch); `max_rows` the lines or rows, blank ones included; `max_blank_lines` the blank lines one after the
+    other: a few kilobytes unpack to hours of them.
     """
 
     max_text_chars: int = 200_000
@@ -33,6 +34,7 @@ class Limits:
     max_line_bytes: int = 16 * 2**20
     max_whole_bytes: int = 256 * 2**20
     max_rows: int = 10_000_000
+    max_blank_lines: int = 100_000
 
 
 DEFAULT_LIMITS = Limits()
@@ -71,6 +73,7 @@ class Source:
         self.packing = next((name for magic, name in _PACKED.items() if head.startswith(magic)), "")
         self._bytes = 0
         self._lines = 0
+        self._blank = (0, 0)
         self._stream = io.BufferedReader(_unpacked(raw, self.packing), 1 << 16)
         self._refuse_foreign(self.peek())
 
@@ -107,6 +110,7 @@ class Source:
                 raise DataError(
                     f"{self.path} has more than {self.limits.max_rows:,} lines", remedy="split the file"
                 )
+            self._count_blank(line)
             yield self._lines, line.removeprefix(b"\xef\xbb\xbf") if self._lines == 1 else line
 
     def whole(self) -> bytes:
@@ -127,6 +131,15 @@ class Source:
             raise DataError(
                 f"{self.path} unpacks to more than {self.limits.max_bytes:,} bytes",
                 remedy="split the file, or raise Limits.max_bytes if you trust where it came from",
+            )
+
+    def _count_blank(self, line: bytes) -> None:
+        lines, size = self._blank
+        self._blank = (lines + 1, size + len(line)) if line.isspace() else (0, 0)
+        if self._blank[0] > self.limits.max_blank_lines or self._blank[1] > self.limits.max_line_bytes:
+            raise DataError(
+                f"{self.path}, line {self._lines}: {self._blank[0]:,} blank lines ({self._blank[1]:,} bytes) one after the other",
+                remedy="check where the file came from, or leave the blank lines out",
             )
 
     @contextmanager

@@ -17,7 +17,6 @@ from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import labels
 
-REASON_CHARS = 2_000
 _ALL = select(quarantines).order_by(quarantines.c.id)
 
 

@@ -15,12 +15,12 @@ from sqlalchemy import insert, select
 
 from rlback.errors import DataError
 from rlback.labelling.batches import counting_labels, labels_digest
-from rlback.labelling.quarantines import REASON_CHARS, Quarantine, in_force, list_quarantines, newest_row
+from rlback.labelling.quarantines import Quarantine, in_force, list_quarantines, newest_row
 from rlback.labelling.slots import rebuild_those
 from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, gates, labels
-from rlback.records import Actor
+from rlback.records import REASON_CHARS, Actor
 from rlback.registry.gates import supersede
 
 Permit = Callable[[Transaction], None]

@@ -19,7 +19,7 @@ from rlback.campaign.deciding import decide_as_person, decline_plan
 from rlback.campaign.plan import newest_batch
 from rlback.labelling.batches import batch_id
 from rlback.ledger.tables import gates, stages
-from rlback.records import seed_of
+from rlback.records import REASON_CHARS, seed_of
 from rlback.registry import quorum
 from rlback.registry.break_glass import broken
 from rlback.registry.difference import difference
@@ -33,7 +33,6 @@ from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
 SAMPLE_CHARS = 4_000
-REASON_CHARS = 2_000
 VERDICTS = ("approve", "decline", "more-labels")
 
 

@@ -18,8 +18,9 @@ from rlback.labelling.exports import export_batch
 from rlback.labelling.imports import FORMS as IMPORT_FORMS
 from rlback.labelling.imports import Imported, import_labels, list_imports
 from rlback.labelling.quality import quality
-from rlback.labelling.quarantines import REASON_CHARS, list_quarantines
+from rlback.labelling.quarantines import list_quarantines
 from rlback.ledger.tables import batches, comparisons, labels, stages
+from rlback.records import REASON_CHARS
 from rlback.registry.quarantine import Outcome, lift, put_in
 from rlback.web.answers import ASCIIJSON, done, page
 from rlback.web.refusals import Refused

@@ -7,13 +7,14 @@ from starlette.responses import Response
 
 from rlback.campaign.deciding import decide_as_person
 from rlback.errors import RlbackError
+from rlback.records import REASON_CHARS
 from rlback.registry.break_glass import LEAST_REASON, sentence
 from rlback.registry.deployments import deploy, require_deployable, withdraw
 from rlback.registry.gates import find_gate
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import get_version, list_aliases
 from rlback.web.answers import done, page
-from rlback.web.pages_timeline import REASON_CHARS, version_number
+from rlback.web.pages_timeline import version_number
 from rlback.web.refusals import Refused, require_typed, whole_digest
 from rlback.web.visit import Sent, visit_of
 

@@ -15,6 +15,7 @@ from rlback.campaign.summary import method_figures
 from rlback.errors import RlbackError
 from rlback.evaluation.round_tree import tree_figure
 from rlback.ledger.chain import Event
+from rlback.records import REASON_CHARS
 from rlback.registry.gates import open_gates
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import Version, get_version, list_aliases, list_versions
@@ -24,7 +25,6 @@ from rlback.web.refusals import Refused, require_typed
 from rlback.web.visit import Sent, Visit, visit_of
 
 router = APIRouter()
-REASON_CHARS = 2_000
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
