@@ -27,7 +27,9 @@ def main() -> int:
             status = install(f"[{number}/{len(STEPS)}] {what}", arguments, log, began)
             if status:
                 print(f"\nThe set-up failed; the end of {LOG}:", file=sys.stderr)
-                print("\n".join(LOG.read_text(encoding="utf-8").splitlines()[-15:]), file=sys.stderr)
+                end = LOG.read_text(encoding="utf-8").splitlines()[-15:]
+                print("\n".join(end), file=sys.stderr)
+                print(advice(what, end), file=sys.stderr)
                 return status
     say(f"Set up in {time.monotonic() - began:.0f} s.", last=True)
     return 0
@@ -62,6 +64,22 @@ def install(title, arguments, log, began):
                 told = now
                 say(f"{title}: {doing}, {now - began:.0f} s", last=not sys.stdout.isatty())
             time.sleep(0.5)
+
+
+def advice(what, end):
+    """What to do about the last lines of pip's log, where they say that its index lacks a package."""
+    said = "\n".join(end)
+    missing = "No matching distribution" in said or "Could not find a version" in said
+    # Where a pin is what cannot be had, pip calls it a conflict of the package with its constraint.
+    if what == "torch" and (missing or "conflicting dependencies" in said or "ResolutionImpossible" in said):
+        return (
+            "pip's package index has no build of torch in the pinned version (constraints.txt) for this Python and machine. Set\n"
+            "PIP_INDEX_URL, or PIP_EXTRA_INDEX_URL beside it, to an index that has builds of torch for the CPU (torch's own\n"
+            "installation page names one), or take another Python (make PYTHON=python3.12), and give the command again."
+        )
+    if missing:
+        return "The package index that pip asks does not have it: set PIP_INDEX_URL to one that has, and give the command again."
+    return "Give the command again once that is mended; what is installed already stays."
 
 
 def say(text, *, last=False):

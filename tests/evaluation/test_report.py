@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ from rlback.evaluation.findings import headline, held, returns, story
 from rlback.evaluation.report import moment, write_report
 from rlback.evaluation.round_tree import tree_figure
 from rlback.evaluation.svg import address, interval, number, visible
-from tests.evaluation.report_cases import hostile, nothing_approved, round_of, severe, without_gold
+from tests.evaluation.report_cases import hostile, nothing_approved, round_of, run_of_points, severe, without_gold
 
 
 class Page(HTMLParser):
@@ -335,10 +336,32 @@ def test_data_without_methods_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_labels_in_the_curves_do_not_cover_each_other() -> None:
-    """Estimated boxes of all text in figure 1 are apart, wide and narrow."""
-    for width in (1080, 344):
-        drawn = ElementTree.fromstring(curves_figure(severe(), width=width, uid="t"))
+def ending_together(rounds: int, spread: float) -> dict[str, Any]:
+    """As `severe`, but all rounds end within `spread` of one point; every fourth is approved."""
+    data, draw = severe(), random.Random(1)
+    method = next(iter(data["methods"].values()))
+    method["curve"], method["rounds"] = [], []
+    for round_ in range(1, rounds + 1):
+        kl, gold, proxy = (value + spread * draw.random() for value in (5.0, 2.0, 2.2))
+        method["curve"] += run_of_points(round_, (0.0, 1.1, 0.0), (kl, gold, proxy), 0.1, round_ % 4 == 0)
+        decision = "declined" if round_ % 4 else "approved"
+        method["rounds"].append(round_of(round_, "p@1", f"p@{round_ + 1}", decision, (1.1, gold), 0.5, kl, proxy))
+    return data
+
+
+@pytest.mark.parametrize("data", [severe(), ending_together(6, 0.2), ending_together(8, 0.02), ending_together(9, 0.9)])
+def test_every_round_is_named_in_the_curves(data: dict[str, Any]) -> None:
+    """However close to each other rounds end: those that share a place share a label, and none goes without."""
+    named = re.findall(r">rounds? ([\d, ]+?)(?: declined)?<", curves_figure(data, width=860, uid="t"))
+    rounds = [r["round"] for r in next(iter(data["methods"].values()))["rounds"]]
+    assert sorted(int(word) for words in named for word in words.split(", ")) == rounds
+
+
+@pytest.mark.parametrize("data", [severe(), ending_together(6, 0.2), ending_together(8, 0.02), ending_together(9, 0.9)])
+def test_labels_in_the_curves_do_not_cover_each_other(data: dict[str, Any]) -> None:
+    """Estimated boxes of all text in figure 1 are apart, wide and narrow, and where several rounds end near each other."""
+    for width in (1080, 860, 344):
+        drawn = ElementTree.fromstring(curves_figure(data, width=width, uid="t"))
         boxes = []
         for element in drawn.iter("{http://www.w3.org/2000/svg}text"):
             x, y, words = float(element.get("x", 0)), float(element.get("y", 0)), element.text or ""

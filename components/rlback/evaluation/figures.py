@@ -21,6 +21,11 @@ from rlback.evaluation.svg import (
 )
 
 Box = tuple[float, float, float, float]
+#: Ends of rounds that lie closer than this (pixels) have one label together: their marks cover each other anyway.
+TOGETHER = 14.0
+#: How far from its point a label may be, and in which directions.
+REACHES = (13, 19, 28, 40, 54, 70, 90, 115)
+AROUND = ((1, 0), (0, -1), (0, 1), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1), (1, -0.5), (1, 0.5), (-1, -0.5), (-1, 0.5))
 
 
 class _Panel:
@@ -53,11 +58,12 @@ class _Panel:
             "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in where), cls, width, dash=dash, opacity=opacity
         )
 
-    def place(self, x: float, y: float, words: str, cls: str, *, bold: bool = False) -> str:
-        """`words` near the pixel (x, y), where it covers least."""
-        wide, best, best_cost, far = text_width(words), None, math.inf, 0
-        for reach in (13, 19, 28, 40):
-            for dx, dy in ((1, 0), (0, -1), (0, 1), (-1, 0), (1, -1), (1, 1), (-1, -1), (-1, 1)):
+    def place(self, x: float, y: float, words: str, cls: str, *, bold: bool = False) -> tuple[str, str]:
+        """`words` near the pixel (x, y), where it covers least: the line that leads there if it is far, and the text."""
+        wide, best, best_cost, far, side = text_width(words), None, math.inf, 0, 1
+        others = [box for box in self.taken if not _meet(box, (x, y, x, y))]  # what no leading line should cross
+        for reach in REACHES:
+            for dx, dy in AROUND:
                 left = x + dx * reach - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
                 box = (left, y + dy * reach - 7, left + wide, y + dy * reach + 7)
                 if box[0] < self.left or box[2] > self.left + self.width + 4:
@@ -66,15 +72,28 @@ class _Panel:
                     continue
                 over = sum(_meet(box, other) for other in self.taken)
                 ink = sum(_meet(box, (px - 2, py - 2, px + 2, py + 2)) for px, py in self.inked)
-                cost = 1000 * over + 4 * ink + reach
+                led = self._lead(x, y, box) if reach > 20 else []
+                struck = sum(_meet(other, (px, py, px, py)) for px, py in led for other in others)
+                cost = 1000 * over + 6 * ink + 20 * struck + reach + max(0, reach - 40)
                 if cost < best_cost:
-                    best, best_cost, far = box, cost, reach
+                    best, best_cost, far, side = box, cost, reach, dx
         if best is None or best_cost >= 1000:  # rather no label than one on top of another
-            return ""
+            return "", ""
         self.taken.append(best)
-        near_x, near_y = min(max(x, best[0]), best[2]), min(max(y, best[1] + 3), best[3] - 3)
-        lead = path(f"M{x:.1f} {y:.1f}L{near_x:.1f} {near_y:.1f}", cls, 0.8, opacity=0.7) if far > 20 else ""
-        return lead + text(best[0], best[3] - 3, words, f"{cls} halo", bold=bold)
+        lead = ""
+        if far > 20:
+            way = self._lead(x, y, best)
+            self.inked += way
+            lead = path(f"M{x:.1f} {y:.1f}L{way[-1][0]:.1f} {way[-1][1]:.1f}", cls, 0.8, opacity=0.7)
+        # Widths are estimated, and rather too wide: the text keeps to the end of its box that is next to the point.
+        at, anchor = {1: (best[0], "start"), 0: (best[0] + wide / 2, "middle"), -1: (best[2], "end")}[side]
+        return lead, text(at, best[3] - 3, words, f"{cls} halo", anchor=anchor, bold=bold)
+
+    def _lead(self, x: float, y: float, box: Box) -> list[tuple[float, float]]:
+        """Points every few pixels from (x, y) to the nearest place of a label."""
+        near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1] + 3), box[3] - 3)
+        steps = max(1, int(math.hypot(near_x - x, near_y - y) / 4))
+        return [(x + (near_x - x) * k / steps, y + (near_y - y) * k / steps) for k in range(steps + 1)]
 
 
 def _meet(a: Box, b: Box) -> bool:
@@ -181,6 +200,7 @@ def _draw_panel(
         for _, kept, points in stretches:
             look = (2.6, 1.0) if kept else (1.8, 0.45)
             out.append(panel.line(points, cls, look[0], dash, look[1]))
+        ends: dict[str, list[tuple[float, float, int]]] = {"approved": [], "declined": []}
         for round_, group in groupby(stretches, key=lambda stretch: stretch[0]):
             runs = list(group)
             if decisions.get(round_) == "approved":
@@ -189,11 +209,16 @@ def _draw_panel(
                     f'<circle class="{cls}" cx="{x:.1f}" cy="{y:.1f}" r="9" fill="none" '
                     'stroke="currentColor" stroke-width="2"/>' + shape(index, x, y, 3.5)
                 )
-                words += [(x, y, f"{round_word}{round_}", cls, False)] if method in told else []
+                ends["approved"].append((x, y, round_))
             elif decisions.get(round_) == "declined":
                 x, y = panel.at(*runs[-1][2][-1])
                 marks.append(cross(x, y, 5, cls))
-                words += [(x, y, f"{round_word}{round_}{declined}", cls, False)] if method in told else []
+                ends["declined"].append((x, y, round_))
+        for decision, those in ends.items() if method in told else ():
+            for x, y, rounds in _together(those):
+                many = round_word.replace("round", "rounds") if len(rounds) > 1 else round_word
+                told_rounds = f"{many}{', '.join(map(str, rounds))}{declined if decision == 'declined' else ''}"
+                words.append((x, y, told_rounds, cls, False))
         last = next((points[-1] for _, kept, points in reversed(stretches) if kept), None)
         if last and not decisions:
             marks.append(shape(index, *panel.at(*last), 5))
@@ -208,8 +233,20 @@ def _draw_panel(
             step = "" if narrow else f", step {at['step']}"
             words.append((x, y - 8, f"peak {number(peak)}{step}", cls, False))
     panel.taken += [(x - 9, y - 9, x + 9, y + 9) for x, y, *_ in words]
-    out += [panel.place(x, y, words_, cls, bold=bold) for x, y, words_, cls, bold in words]
-    return out + marks
+    placed = [panel.place(x, y, words_, cls, bold=bold) for x, y, words_, cls, bold in words]
+    return [*out, *(lead for lead, _ in placed), *(shown for _, shown in placed), *marks]
+
+
+def _together(ends: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, list[int]]]:
+    """(x, y, rounds) of each place where rounds end, those close to each other as one."""
+    found: list[tuple[float, float, list[int]]] = []
+    for x, y, round_ in ends:
+        near = next((rounds for at_x, at_y, rounds in found if math.hypot(x - at_x, y - at_y) < TOGETHER), None)
+        if near is None:
+            found.append((x, y, [round_]))
+        else:
+            near.append(round_)
+    return found
 
 
 def _legend(methods: Sequence[Data], width: float, gold: bool) -> tuple[str, float]:

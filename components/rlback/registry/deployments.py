@@ -49,8 +49,8 @@ def deploy(
         RegistryError: it is not approved, a simulated approver passed it, or MLflow has lost it.
         CheckpointError: its files do not match its digest.
     """
-    require_mirrored(project, mirror, target.policy)
     require_deployable(project, target)
+    require_mirrored(project, mirror, target.policy)
     with project.store.transaction() as transaction:
         if permit is not None:
             permit(transaction)
