@@ -11,7 +11,7 @@ from rlback.errors import ConfigError
 from rlback.studies import units
 from rlback.studies.config import check_study
 from rlback.studies.showing import chosen
-from rlback.studies.tables import read
+from rlback.studies.tables import contrasts, read
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
 from rlback.studies.tables_gates import approvals, gate_errors
@@ -64,6 +64,18 @@ def test_asking_again_is_told_by_checkpoint():
     assert row["overstated by"] == pytest.approx(0.8 - 0.6)
     # First attempts: one good yes, one bad yes, two no: 1/4 each, and twice as many chances but for the half decided.
     assert row["if independent"] == pytest.approx(1 / 4 + 1 / 2 * 1 / 4)
+
+
+def test_the_primary_arm_is_set_against_every_other_one_by_seed():
+    """Ahead by 0.5 in every seed, with 0.25 of MX_sign less; MX_flow is in one arm alone, and vanilla has not both seeds."""
+    mine = {"arm": "rollback-until-approved", "mx_sign_kept": 0.25, "mx_flow_kept": 0.1}
+    rows = [mine | {"seed": seed, "gold": 1.0 + seed} for seed in (0, 1)]
+    rows += [{"arm": "take-last", "seed": seed, "gold": 0.5 + seed, "mx_sign_kept": 0.5} for seed in (0, 1)]
+    rows += [{"arm": "vanilla", "seed": 0, "gold": 9.0}]
+    (row,) = contrasts(made(rows)).rows
+    assert (row["less"], row["seeds"], row["final gold"], row["mx_sign_kept"]) == ("take-last", 2, 0.5, -0.25)
+    assert (row["final gold low"], row["final gold high"]) == (0.5, 0.5)
+    assert "mx_flow_kept" not in row
 
 
 def runs(arm: str, *, per_attempt: int, gate: int, declined: int, arrives: bool = True):

@@ -1,4 +1,4 @@
-"""What a study's table says: final gold, labels, updates and exposure of each arm; taxes; and where the other tables are.
+"""What a study's table says: final gold, labels, updates, exposure, contrasts and taxes; and where the other tables are.
 
 Each table is a function of the results, made when it is asked for: some take seconds of bootstrap draws.
 """
@@ -82,6 +82,30 @@ def finals(results: Results, arms: Sequence[str] = ()) -> Table:
     return Table("finals", "Final gold, and what it took", note, rows)
 
 
+def contrasts(results: Results) -> Table:
+    """The primary arm less each other one, paired by seed: final gold, and the exposure of its kept updates."""
+    rows, kept, primary_arm = [], results.kept, results.keys.primary
+    for setting in [s for s in results.settings if primary_arm in results.there(s)]:
+        mine = finals_of(kept, setting, primary_arm)
+        for other in [a for a in results.there(setting) if a != primary_arm]:
+            theirs = finals_of(kept, setting, other).reindex(mine.index)
+            if len(mine) < 2 or theirs["gold"].isna().any():
+                continue
+            row: dict[str, Any] = {"setting": setting, "less": other, "seeds": len(mine)}
+            for name in ("gold", *_MX):
+                a, b = mine[name].to_numpy(float), theirs[name].to_numpy(float)
+                if np.isfinite(a).all() and np.isfinite(b).all():
+                    found = paired_bootstrap(a, b, draws=results.draws)
+                    title = "final gold" if name == "gold" else name
+                    row |= {title: found.value, f"{title} low": found.low, f"{title} high": found.high}
+            rows.append(row)
+    note = (
+        f"{primary_arm} less the arm named: interquartile means of differences paired by seed with 95 % intervals, not corrected "
+        "for being many; an exposure that one of the two does not have is left out"
+    )
+    return Table("contrasts", f"{primary_arm} against every other arm", note, rows)
+
+
 def _taxes(results: Results, cost: str) -> Table:
     rows, kept, keys, draws = [], results.kept, results.keys, results.draws
     for setting in results.settings:
@@ -119,6 +143,7 @@ def _taxes(results: Results, cost: str) -> Table:
 TABLES: dict[str, Callable[[Results], Table]] = {
     "primary": primary,
     "finals": finals,
+    "contrasts": contrasts,
     "tax_labels": lambda results: _taxes(results, "labels"),
     "tax_updates": lambda results: _taxes(results, "updates"),
     "tax_parts": decomposition,
