@@ -33,6 +33,8 @@ PAGES = {
     "break-glass": "/gates/writer.r3/break-glass", "gates": "/gates", "start": "/campaigns/new",
     "start-plan": "/campaigns/new?config=demo.yaml&seed=3&set=labels.cross%3D40&plan=1",
 }  # fmt: skip
+#: Looked at once writer@2 is deployed.
+DEPLOYED = {"withdraw": "/policies/writer/2/withdraw"}
 
 
 GUIDELINE = """Which of the two would you rather have been sent?
@@ -105,7 +107,10 @@ def sign_in(page: Any, address: str, name: str, password: str) -> None:
     page.wait_for_url(f"{address}/")
 
 
-def take(project: Any, directory: Path, who: tuple[str, str] | None, only: list[str], full: bool = False) -> None:
+def take(
+    project: Any, directory: Path, who: tuple[str, str] | None, only: list[str], full: bool = False,
+    pages: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Saves a picture of each page at each width, as somebody (name, password); says where a page is wider than it.
 
     Without anybody, of the page that makes the first admin. `full`: whole pages, light and dark at both widths.
@@ -117,8 +122,8 @@ def take(project: Any, directory: Path, who: tuple[str, str] | None, only: list[
             for colours in ("light", "dark") if full else (usual[size],):
                 context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)
                 page, inside = context.new_page(), who is None
-                pages = {"sign-in": "/sign-in", **PAGES} if who else {"set-up": "/setup?code=the-code"}
-                for title, path in pages.items():
+                shown = pages or ({"sign-in": "/sign-in", **PAGES} if who else {"set-up": "/setup?code=the-code"})
+                for title, path in shown.items():
                     if only and title not in only:
                         continue
                     if who and not inside and path != "/sign-in":
@@ -151,6 +156,9 @@ def main(directory: Path, made: Path | None, only: list[str], full: bool = False
     from rlback.labelling.guidelines import add_guideline
     from rlback.project import make_project
     from rlback.records import Actor
+    from rlback.registry.deployments import deploy
+    from rlback.registry.mlflow_store import MlflowStore
+    from rlback.registry.operations import get_version
     from rlback.registry.quarantine import put_in
     from tests.orchestration.fake_prefect import fake_prefect
     from tests.web.stories import two_campaigns
@@ -178,6 +186,9 @@ def main(directory: Path, made: Path | None, only: list[str], full: bool = False
             prefect.runs[-1]["expected_start_time"] = "2099-01-01T00:00:00+00:00"
             prefect.logs = [{"message": failed}]
             take(project, directory, ("mara", "correct horse battery"), only, full)
+            if not made:
+                deploy(project, MlflowStore(project.root), get_version(project.store, "writer", 2), mara, "best so far")
+                take(project, directory, ("mara", "correct horse battery"), only, full, DEPLOYED)
 
 
 def _add_configurations(home: Path) -> None:
