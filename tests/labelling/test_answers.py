@@ -12,7 +12,7 @@ from rlback.config import check_config
 from rlback.environments.episodes import replay
 from rlback.environments.segments import segments
 from rlback.labelling.batches import completion_tree, stored, stored_one
-from rlback.labelling.terminal import _text
+from rlback.labelling.display import completion
 from rlback.ledger.tables import comparisons
 from rlback.models.tokenizers import answers_in, decode, encode_completion, encode_prompt, train_byte_bpe, word_level
 from rlback.records import Actor, Comparison, Completion
@@ -67,7 +67,7 @@ def test_a_tools_turn_is_shown_apart():
     assert shown_completion(TOLD.text, TOLD.answers)["pieces"] == [
         ["text", "2+2"], ["tool", [["text", " = 4"]]], ["text", ". So 4"]
     ]  # fmt: skip
-    assert _text(TOLD) == "2+2⟦tool:  = 4⟧. So 4"
+    assert completion(TOLD.text, TOLD.answers, TOLD.finished, 100) == "2+2⟦tool:  = 4⟧. So 4"
     hidden = shown_completion("a\u202eb", [(0, 1, 1, 2)])
     assert hidden == {"pieces": [["text", "a"], ["tool", [["mark", "U+202E"]]], ["text", "b"]], "left": 0}
 
