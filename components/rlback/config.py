@@ -285,7 +285,8 @@ def read_config(path: Path, overrides: dict[str, Any] | None = None) -> Campaign
     Raises:
         ConfigError: the file is missing or no YAML mapping, or a key or value is wrong.
     """
-    tree = read_tree(path, "configuration file", "configs/")
+    examples = Path(__file__).resolve().parents[2] / "configs"
+    tree = read_tree(path, "configuration file", str(examples) if examples.is_dir() else "configs/ in a checkout")
     for key, value in (overrides or {}).items():
         _set(tree, key.split("."), value, path)
     return check_config(tree, str(path))

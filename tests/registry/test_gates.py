@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from sqlalchemy import update
 
 from rlback.campaign import machine
 from rlback.errors import GateRefused
+from rlback.ledger.tables import gates
 from rlback.project import Project
-from rlback.records import Actor
+from rlback.records import Actor, canonical_json
 from rlback.registry.gates import decide, find_gate, open_gates
 from rlback.registry.verification import verify
 
@@ -24,6 +26,17 @@ def kind(on_both: str) -> str:
 
 def gate_of(project: Project):
     return open_gates(project.store)[0]
+
+
+def test_an_approval_below_the_threshold_needs_a_reason(at_gate: Project):
+    """The candidate's win rate is below 0.99, so an approval without a word is refused, and one with a reason stands."""
+    gate = open_gates(at_gate.store)[0]
+    text_ = canonical_json({**gate.evidence, "rule": {**gate.evidence["rule"], "at_least": 0.99}})
+    with at_gate.store.transaction() as transaction:
+        transaction.execute(update(gates).where(gates.c.id == gate.id).values(evidence=text_))
+    with pytest.raises(GateRefused, match=r"is below 0\.99, the campaign's threshold"):
+        decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason=" ")
+    assert decide(at_gate.store, gate.id, "approve", ADA, digest=gate.digest, reason="the best so far").state == "approved"
 
 
 def test_a_gate_that_is_not_there_names_those_that_are(at_gate: Project):

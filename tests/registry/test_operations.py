@@ -8,9 +8,11 @@ from sqlalchemy import text
 from rlback.campaign import machine, stages_gate
 from rlback.campaign.context import Context, StageResult
 from rlback.campaign.plan import Step
+from rlback.campaign.summary import method_figures
 from rlback.errors import CheckpointError, RegistryError, StageError
 from rlback.project import Project
 from rlback.records import Actor
+from rlback.registry import lineage
 from rlback.registry.deployments import deploy, withdraw
 from rlback.registry.gates import decide, open_gates
 from rlback.registry.lineage import audit
@@ -119,6 +121,35 @@ def test_the_deployed_checkpoint_is_taken_out_of_service_and_then_the_base_can_b
     assert [(e.actor, e.payload["version"], e.payload["reason"]) for e in said] == [("ada", 2, "leaks addresses")]
     assert "approved moves from policy@2 to policy@1" in roll_back(at_gate, mirror, base, ADA, "and back")
     assert verify(at_gate, mirror).holds
+
+
+def test_what_people_went_back_behind_is_deployed_only_once_it_is_approved_again(at_gate: Project):
+    """Approved, rolled back to the base: no deployment, with the remedy, which then works; and the audit tells of all of it."""
+    decide_and_advance(at_gate, "approve")
+    mirror, base = MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1)
+    first = resolve(at_gate.store, "policy@approved")
+    gate = open_gates(at_gate.store)[0]
+    roll_back(at_gate, mirror, base, ADA, "it leaks")
+    with pytest.raises(RegistryError, match="policy@2 was rolled back: policy@1 is approved now") as refused:
+        deploy(at_gate, mirror, first, ADA, "all the same")
+    assert "rlback rollback policy@2" in refused.value.remedy
+    assert "deployed" not in list_aliases(at_gate.store, "policy")
+    roll_back(at_gate, mirror, first, ADA, "it was another one")
+    deploy(at_gate, mirror, first, ADA, "now")
+    found = audit(at_gate, first)
+    assert [(a["what"], a["reason"]) for a in found["acts"]] == [
+        ("rolled back from it to policy@1", "it leaks"), ("rolled back to it", "it was another one"), ("deployed", "now"),
+    ]  # fmt: skip
+    closed = [g for g in lineage._round(at_gate.store, "person", 2)["gates"] if g["gate"] == gate.id]
+    assert (closed[0]["closed_by"], closed[0]["reason"]) == ("ada (human)", "rolled back to policy@1")
+
+
+def test_a_report_after_a_rollback_by_hand_names_what_is_approved_now(at_gate: Project):
+    decide_and_advance(at_gate, "approve")
+    assert method_figures(at_gate, "person")["approved"] == "policy@2"
+    roll_back(at_gate, MlflowStore(at_gate.root), get_version(at_gate.store, "policy", 1), ADA, "it leaks")
+    found = method_figures(at_gate, "person")
+    assert (found["approved"], found["by_hand"]) == ("policy@1", [{"from": "policy@2", "to": "policy@1"}])
 
 
 def test_a_command_given_again_is_recorded_once(at_gate: Project):

@@ -25,7 +25,10 @@ def method_figures(project: Project, campaign: str) -> dict[str, Any]:
     last = per_round[kept_rounds[-1] - 1] if kept_rounds else None
     exposure = _kept_exposure(recorded, kept_rounds)
     held = list_aliases(project.store, row.policy)
-    approved = [r for r in per_round if r["decision"] == "approved"]
+    approved = [r["candidate"] for r in per_round if r["decision"] == "approved"]
+    moves = by_hand(project, row.policy)
+    if moves and "approved" in held:
+        approved.append(f"{row.policy}@{held['approved']}")  # the rounds do not know of it
     return {
         "campaign": campaign,
         "labels": label_count(project, campaign),
@@ -35,8 +38,9 @@ def method_figures(project: Project, campaign: str) -> dict[str, Any]:
         "misreward_kept": exposure,
         "kept_steps": sum(recorded[(r, "optimise", 1)]["steps"] for r in kept_rounds),
         "all_steps": sum(recorded[(r, "optimise", 1)].get("steps", 0) for r in rounds),
-        "approved": approved[-1]["candidate"] if approved else None,
+        "approved": approved[-1] if approved else None,
         "aliases": held,
+        "by_hand": moves,
         "rounds": per_round,
         "curve": [
             {"round": r, "kept": r in kept_rounds, **point}
@@ -44,6 +48,15 @@ def method_figures(project: Project, campaign: str) -> dict[str, Any]:
             for point in _points(recorded[(r, "optimise", 1)].get("curve", []), figures)
         ],
     }
+
+
+def by_hand(project: Project, policy: str) -> list[dict[str, str]]:
+    """Rollbacks that a person made of the policy itself, the oldest first: from which checkpoint to which."""
+    return [
+        {"from": f"{policy}@{e.payload['from']}", "to": f"{policy}@{e.payload['to']}"}
+        for e in project.store.events(policy)
+        if e.kind == "rolled-back" and "reason" in e.payload and e.payload.get("policy") == policy and e.payload.get("from")
+    ]
 
 
 def _points(curve: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -226,6 +239,7 @@ def demo_summary(
         figures["gold_peak"], figures["gold_peak_step"] = peak if peak else (None, None)
         figures.pop("curve")
         figures.pop("aliases")
+        figures.pop("by_hand")
         methods[method] = figures
     first = started["rollback"]
     recorded = load_recorded(project, first)

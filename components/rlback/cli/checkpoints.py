@@ -67,7 +67,7 @@ def rollback(options: argparse.Namespace) -> int:
     say(f"{'Would roll' if options.dry_run else 'Rolled'} back to {target.address} (digest {target.digest[:12]}, verified):")
     for line in plan:
         say(f"  {line}")
-    next_command(f"rlback audit {target.address}")
+    next_command(f'rlback rollback {target.address} --reason "…"' if options.dry_run else f"rlback audit {target.address}")
     return 0
 
 
@@ -155,6 +155,8 @@ def audit_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"  parents       {chain}")
     for entry in found["rounds"]:
         lines += _round_lines(found["checkpoint"].partition("@")[0], entry)
+    for act in found["acts"]:
+        lines.append(f"  {act['what']} by {act['by']}, {act['time'][:16]}: {in_line(act['reason']) or 'no reason given'}")
     lines.append(f"  {len(found['events'])} events in the ledger stand behind it; `rlback verify` checks them")
     return lines
 
@@ -166,7 +168,7 @@ def _round_lines(policy: str, entry: dict[str, Any]) -> list[str]:
     for gate in entry["gates"]:
         rate = (gate["statistics"] or {}).get("win_rate")
         figure = f"win rate {rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}] n={rate['n']}" if rate else "no labels"
-        who = f"{gate['approver']} ({gate['approver_kind']})" if gate["approver"] else "nobody"
+        who = f"{gate['approver']} ({gate['approver_kind']})" if gate["approver"] else gate["closed_by"] or "nobody"
         lines.append(
             f"    {gate['verdict'] or gate['state']} by {who}: {in_line(gate['reason'] or '') or 'no reason given'}; {figure}; "
             f"evidence {gate['evidence'][:12]}"

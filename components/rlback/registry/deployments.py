@@ -21,6 +21,8 @@ from rlback.registry.operations import (
     address_of,
     approved_addresses,
     check_files,
+    get_version,
+    list_aliases,
     move_alias,
     reconcile,
     repeated,
@@ -34,6 +36,7 @@ def require_deployable(project: Project, target: Version) -> None:
         RegistryError, CheckpointError: see `deploy`.
     """
     require_may_serve(project.store, target)
+    _require_not_rolled_back(project.store, target)
     check_files(project, target)
 
 
@@ -46,10 +49,12 @@ def deploy(
     `permit` may refuse it inside the transaction, by an error of its own.
 
     Raises:
-        RegistryError: it is not approved, a simulated approver passed it, or MLflow has lost it.
+        RegistryError: it is not approved, a simulated approver passed it, people went back behind it, or MLflow has
+            lost it.
         CheckpointError: its files do not match its digest.
     """
     require_deployable(project, target)
+    approved = _require_not_rolled_back(project.store, target)
     require_mirrored(project, mirror, target.policy)
     with project.store.transaction() as transaction:
         if permit is not None:
@@ -58,6 +63,9 @@ def deploy(
         status = transaction.execute(select(versions.c.status).where(*this)).scalar_one()
         if status != "approved":
             raise RegistryError(f"{target.address} is {status}; only an approved checkpoint can be deployed")
+        where = (aliases.c.policy == target.policy) & (aliases.c.alias == "approved")
+        if transaction.execute(select(aliases.c.version).where(where)).scalar() != approved:
+            raise RegistryError(f"what is approved of {target.policy} has moved meanwhile", remedy="look, and deploy again")
         said = {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason}
         if not repeated(transaction, "checkpoint.deployed", target.campaign, actor, said):
             transaction.event("checkpoint.deployed", target.campaign, actor, said)
@@ -97,6 +105,23 @@ def withdraw(
             transaction.event("checkpoint.withdrawn", target.campaign, actor, said)
         move_alias(transaction, target.policy, "deployed", None, actor, reason.strip())
     reconcile(project, mirror, target.policy)
+
+
+def _require_not_rolled_back(store: Store, target: Version) -> int | None:
+    """Refuses a version that is neither the approved one nor among its parents: people went back behind it.
+
+    Returns the approved version.
+    """
+    held = list_aliases(store, target.policy).get("approved")
+    at = held
+    while at is not None and at != target.version:
+        at = get_version(store, target.policy, at).parent
+    if held is not None and at is None:
+        raise RegistryError(
+            f"{target.address} was rolled back: {address_of(target.policy, held)} is approved now, and does not come from it",
+            remedy=f'if it shall serve after all, approve it again: rlback rollback {target.address} --reason "…"',
+        )
+    return held
 
 
 def require_may_serve(store: Store, target: Version) -> None:

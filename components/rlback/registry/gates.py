@@ -109,12 +109,14 @@ def decide(
 
     Raises:
         NotPermitted: it is an approval by one's own hand; see `four_eyes`.
-        GateRefused: the digest is not that of the evidence, the gate is decided or expired already, or a
-            decline or call for more labels gives no reason.
+        GateRefused: the digest is not that of the evidence, the gate is decided or expired already, or there is no reason
+            for a decline, a call for more labels, or an approval of what is below the campaign's threshold.
     """
     gate = find_gate(store, id_)
     if verdict != "approve" and not reason.strip():
         raise GateRefused(f"a {verdict} at gate {id_} needs a reason", remedy='add --reason "…"')
+    if verdict == "approve" and approver.kind == "human" and not reason.strip() and (short := _falls_short(gate)):
+        raise GateRefused(f"{short}: an approval at gate {id_} all the same needs a reason", remedy='add --reason "…"')
     if len(digest) < LEAST_DIGEST or not gate.digest.startswith(digest.lower()):
         raise GateRefused(
             f"the digest {digest or '(empty)'} is not that of the evidence at gate {id_}: what you saw is not what "
@@ -152,6 +154,15 @@ def decide(
     except IntegrityError:
         raise _already(store, id_, "decided") from None
     return find_gate(store, id_)
+
+
+def _falls_short(gate: Gate) -> str | None:
+    """What keeps the candidate below the threshold that the campaign sets, or None."""
+    found, least = gate.evidence.get("statistics"), gate.evidence["rule"]["at_least"]
+    if not found or not found["win_rate"]["n"]:
+        return "nobody compared the candidate with its start"
+    value = found["win_rate"]["value"]
+    return f"the win rate {value:.2f} is below {least:.2f}, the campaign's threshold" if value < least else None
 
 
 def _record(

@@ -51,6 +51,7 @@ def audit(project: Project, version: Version) -> dict[str, Any]:
         "parents": [
             {"checkpoint": v.address, "digest": v.digest, "status": v.status, "round": v.round} for v in path[1:]
         ],
+        "acts": _acts(store, version),
         "rounds": [_round(store, version.campaign, number) for number in range(1, version.round + 1)],
         "events": [
             {"seq": e.seq, "time": e.time, "kind": e.kind, "actor": f"{e.actor} ({e.actor_kind})", "payload": e.payload}
@@ -100,6 +101,7 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
     for row in store.rows(select(gates.c.id).where(gates.c.campaign == campaign, gates.c.round == number)):
         gate = find_gate(store, row.id)
         decision = gate.decision or {}
+        closed_by, why = (None, None) if gate.decision else _closed(store, campaign, gate.id)
         found.append(
             {
                 "gate": gate.id,
@@ -109,7 +111,8 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
                 "verdict": decision.get("verdict"),
                 "approver": decision.get("approver"),
                 "approver_kind": decision.get("approver_kind"),
-                "reason": decision.get("reason"),
+                "reason": decision.get("reason") or why,
+                "closed_by": closed_by,
                 "time": decision.get("time"),
             }
         )
@@ -130,6 +133,32 @@ def _round(store: Store, campaign: str, number: int) -> dict[str, Any]:
         "labels": [{"annotator": a.annotator, "kind": a.annotator_kind, "labels": a.n} for a in annotators],
         "gates": found,
     }
+
+
+def _acts(store: Store, version: Version) -> list[dict[str, Any]]:
+    """What people did with this version beyond its gate, the oldest first: into service, out of it, back to it and from it."""
+    found = []
+    for e in _events(store, version):
+        said = e.payload
+        if said.get("policy") != version.policy:
+            continue
+        if e.kind in ("checkpoint.deployed", "checkpoint.withdrawn") and said["version"] == version.version:
+            what = "deployed" if e.kind == "checkpoint.deployed" else "taken out of service"
+        elif e.kind == "rolled-back" and "reason" in said and version.version in (said["to"], said.get("from")):
+            there = said["to"] == version.version
+            what = "rolled back to it" if there else f"rolled back from it to {version.policy}@{said['to']}"
+        else:
+            continue
+        found.append({"what": what, "by": f"{e.actor} ({e.actor_kind})", "time": e.time, "reason": said["reason"], "seq": e.seq})
+    return found
+
+
+def _closed(store: Store, campaign: str, gate: str) -> tuple[str | None, str | None]:
+    """Who let a gate end without a decision, and why; (None, None) where it did not."""
+    for e in store.events(campaign):
+        if e.kind in ("gate.expired", "gate.superseded") and e.payload["gate"] == gate:
+            return f"{e.actor} ({e.actor_kind})", e.payload.get("reason")
+    return None, None
 
 
 def _events(store: Store, version: Version) -> list[Any]:

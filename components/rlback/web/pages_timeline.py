@@ -153,10 +153,7 @@ def _figures(visit: Visit, policy: str) -> dict[str, str]:
         rounds += _waiting_round(visit, policy, name, recorded, len(rounds))
         if rounds:
             base = base or {"name": f"{policy}@{recorded[(0, 'base', 1)]['version']}", "gold": None}
-            by_hand, held = _by_hand(visit, policy), list_aliases(visit.store, policy)
-            if by_hand and "approved" in held:
-                figures["approved"] = f"{policy}@{held['approved']}"  # the rounds do not know of it
-            methods[name] = {**figures, "label": name, "gold": None, "rounds": rounds, "curve": [], "by_hand": by_hand}
+            methods[name] = {**figures, "label": name, "gold": None, "rounds": rounds, "curve": []}
     if base is None:
         return {"tree_wide": "", "tree_narrow": ""}
     data = {"base": base, "methods": methods}
@@ -164,15 +161,6 @@ def _figures(visit: Visit, policy: str) -> dict[str, str]:
         "tree_wide": tree_figure(data, width=900, uid="tree-wide"),
         "tree_narrow": tree_figure(data, width=340, uid="tree-narrow"),
     }
-
-
-def _by_hand(visit: Visit, policy: str) -> list[dict[str, str]]:
-    """Rollbacks that a person made of the policy itself, for the drawing."""
-    return [
-        {"from": f"{policy}@{e.payload['from']}", "to": f"{policy}@{e.payload['to']}"}
-        for e in visit.store.events(policy)
-        if e.kind == "rolled-back" and "reason" in e.payload and e.payload.get("policy") == policy and e.payload.get("from")
-    ]
 
 
 def _waiting_round(visit: Visit, policy: str, campaign: str, recorded: Recorded, settled: int) -> list[dict[str, Any]]:
