@@ -60,10 +60,10 @@ def test_the_plan_of_a_decline_is_what_happens(as_, story):
     assert story.absolute(get_version(story.store, "writer", 4).location).is_dir()
 
 
-@pytest.mark.parametrize("verdict", ["decline", "more-labels"])
-def test_a_decline_or_a_call_for_more_labels_needs_a_reason(as_, story, verdict):
-    """Blanks are none."""
-    assert decide(as_("eve"), verdict, reason="  ").status_code == 409
+@pytest.mark.parametrize(("verdict", "reason"), [("decline", "  "), ("more-labels", " "), ("decline", "\u200b\u2066\u3164")])
+def test_a_decline_or_a_call_for_more_labels_needs_a_reason(as_, story, verdict, reason):
+    """Blanks are none, nor is what nobody can see."""
+    assert decide(as_("eve"), verdict, reason=reason).status_code == 409
     assert find_gate(story.store, GATE).state == "open"
 
 
