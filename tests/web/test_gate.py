@@ -37,6 +37,15 @@ def test_the_page_says_what_would_replace_what_and_shows_no_gold(as_):
     assert "gold" not in eve.get("/policies/writer").text
 
 
+def test_samples_say_why_they_are_shown(as_):
+    """Drawn, and what the reward model likes least; which side is which stays for the reader to ask."""
+    page = as_("eve").twin(f"/gates/{GATE}")
+    assert {"drawn", "lowest by the reward model, against start"} <= {sample["why"] for sample in page["samples"]}
+    assert as_("eve").get(f"/gates/{GATE}").text.count("lowest by the reward model, against start") == sum(
+        sample["why"].startswith("lowest") for sample in page["samples"]
+    )
+
+
 def test_an_approval_is_recorded_with_who_and_on_what(as_, story):
     """The state, the decision, its event, and what to do next."""
     answer = decide(as_("eve"), "approve", reason="reads well")

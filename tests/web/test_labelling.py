@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from rlback.labelling import queue
+from rlback.labelling.batches import counting_labels, flags_given
 from rlback.ledger.console_tables import label_details, showings
 from rlback.ledger.tables import labels
 from rlback.records import Actor
@@ -168,6 +169,16 @@ def test_undo_goes_back_one_further_each_time_and_no_further_when_it_is_sent_aga
     assert [answer.json()["item"]["comparison"] for answer in undone] == [given[2], given[1], given[1]]
     assert [r.verdict for r in label_rows(story, "ann")][3:] == ["skip", "skip"]
     assert item_of(ann)["comparison"] in given[1:]
+
+
+def test_flags_count_while_their_label_does(as_, story):
+    """What an annotator flagged stands at the gate; taken back, it does not."""
+    ann = as_("ann")
+    item = item_of(ann)["comparison"]
+    assert give(ann, item, "both-bad", flags=["false", "harmful"]).status_code == 200
+    assert flags_given(story.store, counting_labels(story.store, BATCH)) == {item: ["harmful", "false"]}
+    ann.fill(f"/label/{BATCH}/undo", {"key": "undo-key-1"})
+    assert flags_given(story.store, counting_labels(story.store, BATCH)) == {}
 
 
 def test_next_gives_another_one_and_nothing_twice(as_):
