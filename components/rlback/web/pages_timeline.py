@@ -157,7 +157,8 @@ def _who_on(policy: str, told: list[Event], day: str) -> list[dict[str, Any]]:
         if event.kind == "checkpoint.approved" and said["policy"] == policy:
             approved[said["version"]] = {"approved_by": event.actor, "gate": said.get("gate"), "approved": event.time}
         elif event.kind == "alias.moved" and event.subject == policy and said["alias"] in ("approved", "deployed"):
-            then[said["alias"]] = {"version": said["to"], "by": event.actor, "since": event.time, "reason": said.get("reason", "")}
+            kept = {"by": event.actor, "since": event.time, "reason": said.get("reason", "")}
+            then[said["alias"]] = {"version": said["to"], **kept}
     nobody = {"approved_by": None, "gate": None, "approved": None}
     return [
         {"alias": alias, "checkpoint": f"{policy}@{of['version']}", **of, **approved.get(of["version"], nobody)}
