@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,15 @@ CheckpointKind = Literal["policy", "reward_model", "adapter"]
 
 #: The longest reason that is taken, wherever somebody gives one.
 REASON_CHARS = 2_000
+
+#: Letters and symbols by category that show as nothing: Hangul fillers and the empty braille pattern.
+_EMPTY = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+
+
+def words_of(text: str) -> str:
+    """A reason without the blanks around it; empty where nothing in it can be seen, however many characters it has."""
+    return text.strip() if any(unicodedata.category(c)[0] in "LNPS" and c not in _EMPTY for c in text) else ""
+
 
 #: How training and stages report progress: (done, total, metrics so far).
 Report = Callable[[int, int, Mapping[str, float]], None]

@@ -6,6 +6,7 @@ import pytest
 
 from rlback.errors import DataError
 from rlback.labelling.choices import judged
+from rlback.records import words_of
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,15 @@ def test_what_is_refused(choice, flags, rationale, why):
     """Unknown choices and flags, missing reasons, texts that are too long or hold a NUL."""
     with pytest.raises(DataError, match=why):
         judged(choice, "a", flags, rationale)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\u200b", "\u202e\u2066 \u00ad", "\u3164\u2800", "\u0301\u0301", "\ue000", "\x1b"])
+def test_a_reason_that_nobody_can_see_is_none(text):
+    """Blanks, formats, fillers, bare combining marks, private use, controls."""
+    assert words_of(text) == ""
+
+
+@pytest.mark.parametrize("text", ["worse", "…", "悪い", "👎", "e\u0301", "العربية"])
+def test_a_reason_in_any_script_is_one(text):
+    """And keeps what stands inside it."""
+    assert words_of(f"  {text}\u200b\n") == f"{text}\u200b"

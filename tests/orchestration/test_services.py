@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from rlback.__main__ import main
+from rlback.accounts.users import add_user
 from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
+from rlback.cli.up import _print
 from rlback.config import check_config
 from rlback.errors import StageError
 from rlback.orchestration.running import running_services, write_services
+from rlback.orchestration.schedule import current
 from rlback.orchestration.services import Service, Watch
 from rlback.project import Project
 from rlback.records import Actor
@@ -94,6 +97,16 @@ def test_a_taken_port_is_named_with_what_to_do(here, capsys):
     assert f"port {port} for console is taken" in said
     assert "--console-port N" in said
     assert living(here.root) == []
+
+
+def test_the_first_user_is_asked_for_only_while_there_is_none(here, capsys):
+    """Whoever has accounts is not told to make one."""
+    addresses = {"console": {"url": "http://127.0.0.1:8700/", "pid": 1}}
+    _print(here, addresses, current(here.store), False)
+    assert "rlback users add" in capsys.readouterr().out
+    add_user(here.store, "root", "correct horse battery", ["admin"], Actor("root", "human"))
+    _print(here, addresses, current(here.store), False)
+    assert "rlback users add" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def test_the_page_says_what_would_replace_what_and_shows_no_gold(as_):
     assert "gold" not in eve.get("/policies/writer").text
 
 
+def test_samples_say_why_they_are_shown(as_):
+    """Drawn, and what the reward model likes least; which side is which stays for the reader to ask."""
+    page = as_("eve").twin(f"/gates/{GATE}")
+    assert {"drawn", "lowest by the reward model, against start"} <= {sample["why"] for sample in page["samples"]}
+    assert as_("eve").get(f"/gates/{GATE}").text.count("lowest by the reward model, against start") == sum(
+        sample["why"].startswith("lowest") for sample in page["samples"]
+    )
+
+
 def test_an_approval_is_recorded_with_who_and_on_what(as_, story):
     """The state, the decision, its event, and what to do next."""
     answer = decide(as_("eve"), "approve", reason="reads well")
@@ -60,10 +69,10 @@ def test_the_plan_of_a_decline_is_what_happens(as_, story):
     assert story.absolute(get_version(story.store, "writer", 4).location).is_dir()
 
 
-@pytest.mark.parametrize("verdict", ["decline", "more-labels"])
-def test_a_decline_or_a_call_for_more_labels_needs_a_reason(as_, story, verdict):
-    """Blanks are none."""
-    assert decide(as_("eve"), verdict, reason="  ").status_code == 409
+@pytest.mark.parametrize(("verdict", "reason"), [("decline", "  "), ("more-labels", " "), ("decline", "\u200b\u2066\u3164")])
+def test_a_decline_or_a_call_for_more_labels_needs_a_reason(as_, story, verdict, reason):
+    """Blanks are none, nor is what nobody can see."""
+    assert decide(as_("eve"), verdict, reason=reason).status_code == 409
     assert find_gate(story.store, GATE).state == "open"
 
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from rlback.labelling import queue
+from rlback.labelling.batches import counting_labels, flags_given
 from rlback.ledger.console_tables import label_details, showings
 from rlback.ledger.tables import labels
 from rlback.records import Actor
@@ -144,7 +145,7 @@ def test_a_lease_ends_and_a_late_label_is_a_second_opinion(story):
 
 
 def test_undo_is_a_new_revision_and_the_comparison_comes_back(as_, story):
-    """The label stays on record, a skip follows it, the same sides are shown again; a second undo has nothing to undo."""
+    """The label stays on record, a skip follows it, the same sides are shown again; another undo has nothing to undo."""
     ann = as_("ann")
     before = item_of(ann)
     give(ann, before["comparison"])
@@ -156,6 +157,28 @@ def test_undo_is_a_new_revision_and_the_comparison_comes_back(as_, story):
     assert ann.fill(f"/label/{BATCH}/undo", {"key": "undo-key-2"}).status_code == 409
     assert item_of(ann)["comparison"] == before["comparison"]
     assert give(ann, before["comparison"], "right1", "key-00000002").json()["saved"]["revision"] == 3
+
+
+def test_undo_goes_back_one_further_each_time_and_no_further_when_it_is_sent_again(as_, story):
+    """Three labels: the third, the second; the second's request again is the same answer and stores nothing."""
+    ann, given = as_("ann"), []
+    for n in range(3):
+        given.append(item_of(ann)["comparison"])
+        assert give(ann, given[-1], key=f"key-0000000{n}").status_code == 200
+    undone = [ann.fill(f"/label/{BATCH}/undo", {"key": key}) for key in ("undo-key-1", "undo-key-2", "undo-key-2")]
+    assert [answer.json()["item"]["comparison"] for answer in undone] == [given[2], given[1], given[1]]
+    assert [r.verdict for r in label_rows(story, "ann")][3:] == ["skip", "skip"]
+    assert item_of(ann)["comparison"] in given[1:]
+
+
+def test_flags_count_while_their_label_does(as_, story):
+    """What an annotator flagged stands at the gate; taken back, it does not."""
+    ann = as_("ann")
+    item = item_of(ann)["comparison"]
+    assert give(ann, item, "both-bad", flags=["false", "harmful"]).status_code == 200
+    assert flags_given(story.store, counting_labels(story.store, BATCH)) == {item: ["harmful", "false"]}
+    ann.fill(f"/label/{BATCH}/undo", {"key": "undo-key-1"})
+    assert flags_given(story.store, counting_labels(story.store, BATCH)) == {}
 
 
 def test_next_gives_another_one_and_nothing_twice(as_):

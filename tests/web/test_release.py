@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlback.accounts.users import add_user
@@ -36,6 +38,26 @@ def test_an_approved_checkpoint_is_deployed_with_a_reason_and_its_name_typed(as_
         refused = oli.fill(f"/policies/writer/{number}/deploy", {"confirm": f"writer@{number}", "reason": "x"})
         assert refused.status_code == 409
     assert as_("max").fill("/policies/writer/2/deploy", {"confirm": "writer@2", "reason": "x"}).status_code == 403
+
+
+def test_who_approved_and_who_deployed_what_served_on_a_day(as_, story):
+    """Each with the gate; after a rollback to the base by another person, that one, which nobody approved."""
+    fields = {"reason": "reads better", "confirm": "writer@2"}
+    assert as_("oli").fill("/policies/writer/2/deploy", fields).status_code == 200
+    max_ = as_("max")
+    page = max_.twin("/policies/writer?on=2999-01-01")["who_then"]
+    assert [(w["alias"], w["checkpoint"], w["by"], w["approved_by"], w["gate"]) for w in page] == [
+        ("approved", "writer@2", "ann", "ann", "writer.r1"), ("deployed", "writer@2", "oli", "ann", "writer.r1"),
+    ]  # fmt: skip
+    text = max_.get("/policies/writer?on=2999-01-01", headers={"accept": "text/html"}).text
+    assert re.search(r"was deployed since \S+ \S+ UTC by oli <q>reads better</q>; approved by ann at", text)
+    assert max_.twin("/policies/writer?on=2001-01-01")["who_then"] == []
+    assert as_("oli").fill("/policies/writer/2/withdraw", {**fields, "reason": "leaks"}).status_code == 200
+    assert [w["alias"] for w in max_.twin("/policies/writer?on=2999-01-01")["who_then"]] == ["approved"]
+    again = {"reason": "all of it flatters", "confirm": "writer@1"}
+    assert as_("eve").fill("/policies/writer/1/roll-back", again).status_code == 200
+    (base,) = max_.twin("/policies/writer?on=2999-01-01")["who_then"]
+    assert (base["checkpoint"], base["by"], base["approved_by"]) == ("writer@1", "eve", None)
 
 
 def test_the_deployed_checkpoint_is_taken_out_of_service(as_, story):

@@ -14,7 +14,7 @@ from rlback.accounts.roles import check_roles, permissions_of
 from rlback.errors import ConfigError
 from rlback.ledger.console_tables import sessions, tokens, users
 from rlback.ledger.store import Store, Transaction, now
-from rlback.records import Actor, digest_of
+from rlback.records import Actor, digest_of, words_of
 
 LEAST_PASSWORD = 10
 MOST_PASSWORD = 256
@@ -113,7 +113,8 @@ def set_state(store: Store, name: str, state: str, actor: Actor, reason: str) ->
     """
     if state not in ("active", "disabled"):
         raise ConfigError(f"{state[:20]!r} is no state of a user", remedy="active or disabled")
-    if not reason.strip():
+    reason = words_of(reason)
+    if not reason:
         raise ConfigError("a change of a user's state needs a reason", remedy="say why")
     with store.transaction() as transaction:
         _row(transaction, name)
@@ -122,7 +123,7 @@ def set_state(store: Store, name: str, state: str, actor: Actor, reason: str) ->
             _end_sessions(transaction, name)
             transaction.execute(update(tokens).where(tokens.c.user == name).values(revoked=1))
         transaction.execute(update(users).where(users.c.name == name).values(state=state))
-        transaction.event(f"user.{state}", f"user:{name}", actor, {"user": name, "reason": reason.strip()})
+        transaction.event(f"user.{state}", f"user:{name}", actor, {"user": name, "reason": reason})
     return find_user(store, name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlback.campaign.gate_samples import why_shown
 from rlback.labelling.display import completion, shortened
 from rlback.registry.gates import Gate
 
@@ -56,6 +57,8 @@ def evidence_markdown(gate: Gate) -> str:
     labels = gate.evidence["labels"]
     lines += ["", f"{labels['count']} labels. Evidence digest `{gate.digest}`.", "", "## Samples"]
     for sample in gate.evidence["samples"]:
+        if why := why_shown(sample):
+            lines += ["", f"*{why}*"]
         for name, shown in (("prompt", shortened(sample["prompt"], SAMPLE_CHARS)), *sample_sides(sample)):
             lines += ["", f"{name}:", "", *(f"    {line}" for line in shown.split("\n"))]
     lines += ["", f"Decide: `rlback gate approve {gate.id} --digest {gate.digest[:12]}`"]

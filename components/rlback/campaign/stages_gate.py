@@ -10,19 +10,19 @@ from typing import Any
 from sqlalchemy import select, update
 
 from rlback.campaign.context import Context, StageResult, completions_of
+from rlback.campaign.gate_samples import choose
 from rlback.campaign.plan import attempts
 from rlback.errors import StageError
 from rlback.evaluation.gate_statistics import agreement, overclaim, win_rate
-from rlback.labelling.batches import HIDDEN, Label, Stored, counting_labels, given, labels_digest, stored
+from rlback.labelling.batches import HIDDEN, Label, Stored, counting_labels, flags_given, given, labels_digest, stored
 from rlback.labelling.quarantines import in_force
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns, gates
-from rlback.records import SYSTEM, Actor, Comparison, digest_of, seed_of
+from rlback.records import SYSTEM, Actor, digest_of, seed_of
 from rlback.registry.gates import decide, find_gate, gate_id, open_gate
 from rlback.registry.operations import decline, get_version, promote, rolled_back_since
 from rlback.registry.quarantine import supersede_if_changed
 
-SAMPLES_SHOWN = 10
 SIMULATED_APPROVER = Actor("sim-approver", "simulated")
 NO_GATE = Actor("no-gate", "simulated")
 
@@ -57,6 +57,8 @@ def _evidence(
 ) -> dict[str, Any]:
     start, candidate = context.start, context.candidate
     statistics_ = _statistics(context, items, labels, margins, scale) if items else {}
+    cross = [item for item in items.values() if item.comparison.source == "cross"]
+    flags = flags_given(context.project.store, labels)
     return {
         "campaign": context.campaign,
         "round": context.step.round,
@@ -72,7 +74,7 @@ def _evidence(
         },
         "rule": {"statistic": "win_rate", "at_least": context.config.gate.win_rate},
         "statistics": statistics_,
-        "samples": _samples(items),
+        "samples": choose(cross, margins, flags, seed_of(context.config.seed, "gate samples", context.step.round)),
     }
 
 
@@ -146,20 +148,6 @@ def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[st
     margins = dict(zip(order, (a - b for a, b in zip(scores("a"), scores("b"), strict=True)), strict=True))
     # Log-odds are differences of raw scores; the standardised ones are divided by the scale.
     return margins, model.raw_scale
-
-
-def _samples(items: dict[str, Stored]) -> list[dict[str, Any]]:
-    cross: list[Comparison] = [i.comparison for i in items.values() if i.comparison.source == "cross"]
-    return [
-        {"prompt": c.prompt, "candidate": c.a.text, "start": c.b.text, "finished": [c.a.finished, c.b.finished], **_answers(c)}
-        for c in cross[:SAMPLES_SHOWN]
-    ]
-
-
-def _answers(c: Comparison) -> dict[str, Any]:
-    """Where an environment wrote, on either side; nothing where none did."""
-    sides = {"candidate": c.a.answers, "start": c.b.answers}
-    return {"answers": {side: [list(a) for a in those] for side, those in sides.items()}} if any(sides.values()) else {}
 
 
 def _measure(context: Context) -> dict[str, Any]:

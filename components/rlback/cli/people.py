@@ -40,6 +40,7 @@ def label(options: argparse.Namespace) -> int:
 def gate_show(options: argparse.Namespace) -> int:
     """Prints the evidence at a gate."""
     from rlback.campaign.evidence import evidence_rows, evidence_title, sample_sides
+    from rlback.campaign.gate_samples import why_shown
     from rlback.labelling.display import in_line, visible
     from rlback.project import find_project
     from rlback.registry.gates import find_gate, only_open_gate
@@ -66,6 +67,8 @@ def gate_show(options: argparse.Namespace) -> int:
     console.print(Padding(table, (1, 0)))
     for number, sample in enumerate(gate.evidence["samples"], 1):
         console.print(Text(f"Sample {number}: {visible(sample['prompt']).strip()}", style="bold"))
+        if why := why_shown(sample):
+            console.print(Padding(Text(f"({why})"), (0, 0, 0, 2)))
         for name, shown in sample_sides(sample):
             console.print(Padding(Text(f"{name:>9}: {shown.strip()}"), (0, 0, 0, 2)))
     console.print(f"\n{gate.evidence['labels']['count']} labels; evidence digest {gate.digest}", soft_wrap=True)

@@ -13,6 +13,7 @@ from rlback.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlback.orchestration.schedule import Schedule
+    from rlback.project import Project
 
 
 def up(options: argparse.Namespace) -> int:
@@ -51,7 +52,7 @@ def up(options: argparse.Namespace) -> int:
             if watch.start():
                 addresses = {s.name: {"url": s.url, "pid": s.process.pid} for s in services if s.process}
                 write_services(project, addresses)
-                _print(addresses, str(project.logs), schedule, options.json)
+                _print(project, addresses, schedule, options.json)
                 watch.watch()
         finally:
             for number in before:
@@ -107,7 +108,10 @@ def _require_different(ports: dict[str, int]) -> None:
             raise ConfigError(f"{name} and {twin} cannot both have port {port}", remedy=f"give one another: --{twin}-port N")
 
 
-def _print(addresses: dict[str, Any], logs: str, schedule: Schedule, as_json: bool) -> None:
+def _print(project: Project, addresses: dict[str, Any], schedule: Schedule, as_json: bool) -> None:
+    from rlback.accounts.users import count_users
+
+    logs = str(project.logs)
     if as_json:
         told = {"every_s": schedule.every, "paused": schedule.paused}
         print(json.dumps({"services": addresses, "logs": logs, "schedule": told}), flush=True)
@@ -117,6 +121,6 @@ def _print(addresses: dict[str, Any], logs: str, schedule: Schedule, as_json: bo
     if "worker" in addresses:
         say(schedule_line(schedule))
     say(f"Logs are in {logs}. Ctrl-C ends them all; nothing recorded is lost.")
-    if "console" in addresses:
+    if "console" in addresses and not count_users(project.store):
         next_command("rlback users add NAME --role admin   # before the first sign-in, in another terminal")
     sys.stdout.flush()

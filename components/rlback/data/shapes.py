@@ -7,6 +7,7 @@ conversational), the whole dialogues of hh-rlhf, and labelled comparisons.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ MOST_WEIGHT = 1_000_000
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 _SPEAKERS = {"user": "Human", "assistant": "Assistant", "system": "System"}
+_TURN = re.compile(r"\n\n(Human|Assistant|System): ")
 _LABELS: dict[str, tuple[Outcome, bool]] = {  # label -> outcome, and whether a is chosen
     "a": ("pair", True),
     "model_a": ("pair", True),
@@ -71,6 +73,16 @@ def render_messages(messages: Sequence[Message]) -> str:
         return messages[0]["content"]
     text = "".join(f"\n\n{_SPEAKERS[message['role']]}: {message['content']}" for message in messages)
     return text if messages and messages[-1]["role"] == "assistant" else text + ASSISTANT
+
+
+def conversation_of(prompt: str) -> list[Message] | None:
+    """The messages that `render_messages` makes into this prompt; None where there are none that it makes into exactly it."""
+    roles = {speaker: role for role, speaker in _SPEAKERS.items()}
+    before, *parts = _TURN.split(prompt.removesuffix(ASSISTANT))
+    messages: list[Message] = [
+        {"role": roles[speaker], "content": said} for speaker, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    return messages if messages and not before and render_messages(messages) == prompt else None
 
 
 def shape_columns_missing(columns: Collection[str]) -> str | None:

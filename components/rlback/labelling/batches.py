@@ -277,6 +277,24 @@ def counting_labels(where: Store | Transaction, batch: str, *, until: int | None
     return [label for label in newest if held.over(label.annotator, batch, label.comparison) is None]
 
 
+def flags_given(store: Store, counted: Sequence[Label]) -> dict[str, list[str]]:
+    """Comparison -> the flags on these labels, one for each annotator who set it; comparisons without any are left out."""
+    wanted = {(label.comparison, label.annotator) for label in counted}
+    found: dict[str, list[str]] = {}
+    for batch in sorted({comparison.rpartition(".")[0] for comparison, _ in wanted}):
+        rows = store.rows(
+            select(labels.c.comparison, labels.c.annotator, label_details.c.flags)
+            .join(comparisons, labels.c.comparison == comparisons.c.id)
+            .join(label_details, label_details.c.label == labels.c.id)
+            .where(comparisons.c.batch == batch, label_details.c.flags != "[]", stands())
+            .order_by(comparisons.c.position, labels.c.annotator)
+        )
+        for row in rows:
+            if (row.comparison, row.annotator) in wanted:
+                found.setdefault(row.comparison, []).extend(loads(row.flags))
+    return found
+
+
 def given(store: Store, batch: str) -> list[tuple[str, str]]:
     """Who has labelled what in a batch, in quarantine or not: (comparison, annotator), once each."""
     query = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlback.errors import DataError
-from rlback.records import Verdict
+from rlback.records import Verdict, words_of
 
 #: choice -> (key, steps towards left)
 SCALE: dict[str, tuple[str, int]] = {
@@ -50,7 +50,7 @@ def judged(choice: str, left: str, flags: Sequence[str], rationale: str) -> Judg
     kept = tuple(flag for flag in FLAGS if flag in set(flags))
     if unknown := set(flags) - set(FLAGS):
         raise DataError(f"{sorted(unknown)[0][:20]!r} is no flag", remedy=f"flags: {', '.join(FLAGS)}")
-    text = rationale.strip()
+    text = words_of(rationale)
     if len(text) > RATIONALE_CHARS:
         raise DataError(f"a rationale has at most {RATIONALE_CHARS} characters", remedy="shorten it")
     if "\x00" in text:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from rlback.data.shapes import Message, conversation_of
 from rlback.errors import DataError
 from rlback.labelling.batches import HIDDEN, Stored, stored
 from rlback.labelling.foreign import Said, argilla_record, label_studio_task, side_of, task_of
@@ -46,7 +47,8 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
     newest = {(r.comparison, r.annotator): r.revision for r in given}
     held = in_force(store)
     lines: list[dict[str, Any]] = []
-    counts = {"labels": len(newest), "checks": 0, "decisive": 0, "tie": 0, "skip": 0, "empty": 0, "quarantined": 0}
+    counted = ("checks", "decisive", "tie", "both-bad", "skip", "empty", "quarantined")
+    counts = {"labels": len(newest), **dict.fromkeys(counted, 0)}
     for label in given:
         counting = newest[label.comparison, label.annotator] == label.revision
         if items[label.comparison].comparison.source in HIDDEN:
@@ -59,7 +61,8 @@ def export_batch(store: Store, batch: str, form: str, actor: Actor) -> bytes:
             counts["quarantined"] += 1
             counting = False
         if counting:
-            counts["decisive" if label.verdict in ("a", "b") else label.verdict] += 1
+            said = label.choice if label.choice == "both-bad" else label.verdict
+            counts["decisive" if said in ("a", "b") else said] += 1
         if form == "raw":
             lines.append({**_raw(items[label.comparison], label, counting), "quarantine": over and over.id})
         elif form.startswith("trl") and counting and label.verdict in ("a", "b"):
@@ -112,10 +115,10 @@ def _pair(item: Stored, verdict: str, form: str) -> dict[str, Any]:
     if form == "trl":
         return {"prompt": item.comparison.prompt, "chosen": chosen, "rejected": rejected}
 
-    def said(role: str, text: str) -> list[dict[str, str]]:
+    def said(role: str, text: str) -> list[Message]:
         return [{"role": role, "content": text}]
 
     return {
-        "prompt": said("user", item.comparison.prompt), "chosen": said("assistant", chosen),
-        "rejected": said("assistant", rejected),
+        "prompt": conversation_of(item.comparison.prompt) or said("user", item.comparison.prompt),
+        "chosen": said("assistant", chosen), "rejected": said("assistant", rejected),
     }  # fmt: skip

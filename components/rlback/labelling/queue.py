@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from rlback.errors import DataError
 from rlback.labelling import statements as st
@@ -25,9 +25,8 @@ from rlback.labelling.batches import Stored, record_label, require_open, stored_
 from rlback.labelling.choices import Judgement, judged
 from rlback.labelling.quarantines import in_force
 from rlback.labelling.slots import ensure
-from rlback.ledger.console_tables import label_details, showings
+from rlback.ledger.console_tables import showings
 from rlback.ledger.store import Store, Transaction, now
-from rlback.ledger.tables import comparisons, labels
 from rlback.records import Actor, digest_of, seed_of
 
 LEASE_S = 600
@@ -151,18 +150,19 @@ def give(
 
 
 def undo(store: Store, batch: str, annotator: Actor, key: str) -> Given | None:
-    """Takes back the annotator's newest label of a batch by a new revision; None where there is nothing to undo."""
-    newest = store.first(
-        select(labels.c.comparison, label_details.c.choice)
-        .join(comparisons, labels.c.comparison == comparisons.c.id)
-        .outerjoin(label_details, label_details.c.label == labels.c.id)
-        .where(comparisons.c.batch == batch, labels.c.annotator == annotator.name)
-        .order_by(labels.c.id.desc())
-    )
-    if newest is None or newest.choice == "undo":
+    """Takes back the annotator's newest label of a batch that still stands, by a new revision; None where none does.
+
+    Again, it goes one further back. The same `key` again, as a browser sends it when no answer came, takes back no more.
+    """
+    with store.engine.connect() as connection:
+        before = connection.execute(st.GIVEN_WITH_KEY, {"key": key}).first()
+        newest = connection.execute(st.NEWEST_STANDING, {"batch": batch, "annotator": annotator.name}).scalar()
+    if before is not None:
+        return _again(before, before.comparison, annotator)
+    if newest is None:
         return None
-    show_again(store, newest.comparison, annotator)
-    return give(store, newest.comparison, annotator, "undo", key=key)
+    show_again(store, newest, annotator)
+    return give(store, newest, annotator, "undo", key=key)
 
 
 def take_back(store: Store, comparison: str, annotator: Actor, left: str) -> None:

@@ -57,6 +57,22 @@ KEY_TAKEN = select(label_details.c.label).where(label_details.c.key == bindparam
 GIVEN_WITH_KEY = (
     select(labels).join(label_details, label_details.c.label == labels.c.id).where(label_details.c.key == bindparam("key"))
 )
+_last = (
+    select(func.max(labels.c.id).label("id"))
+    .join(comparisons, labels.c.comparison == comparisons.c.id)
+    .where(comparisons.c.batch == _batch, labels.c.annotator == _who)
+    .group_by(labels.c.comparison)
+    .subquery()
+)
+#: The comparison of :annotator's newest label in :batch that they have not taken back.
+NEWEST_STANDING = (
+    select(labels.c.comparison)
+    .join(_last, _last.c.id == labels.c.id)
+    .outerjoin(label_details, label_details.c.label == labels.c.id)
+    .where(func.coalesce(label_details.c.choice, "") != "undo")
+    .order_by(labels.c.id.desc())
+    .limit(1)
+)
 GUIDELINE = select(func.max(guidelines.c.version))
 HAS_SLOTS = select(slots.c.comparison).where(slots.c.batch == _batch).limit(1)
 RULES = select(batch_rules).where(batch_rules.c.batch == _batch)

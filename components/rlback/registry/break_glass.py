@@ -14,7 +14,7 @@ from rlback.accounts.users import user_of
 from rlback.errors import GateRefused, NotPermitted
 from rlback.ledger.console_tables import users
 from rlback.ledger.store import Store, Transaction
-from rlback.records import Actor
+from rlback.records import Actor, words_of
 from rlback.registry import four_eyes
 
 PERMISSION = "break-glass"
@@ -29,7 +29,7 @@ def sentence(candidate: str) -> str:
 
 def check_words(candidate: str, reason: str, confirm: str) -> None:
     """Raises GateRefused unless a reason of some length is given and the sentence is typed."""
-    if len(reason.strip()) < LEAST_REASON:
+    if len(words_of(reason)) < LEAST_REASON:
         what = f"breaking the glass needs a reason of at least {LEAST_REASON} characters"
         raise GateRefused(what, remedy="say what the emergency is")
     if confirm.strip() != sentence(candidate):

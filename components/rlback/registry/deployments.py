@@ -13,7 +13,7 @@ from rlback.errors import RegistryError
 from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import aliases, versions
 from rlback.project import Project
-from rlback.records import Actor
+from rlback.records import Actor, words_of
 from rlback.registry.mirroring import require_mirrored
 from rlback.registry.mlflow_store import MlflowStore
 from rlback.registry.operations import (
@@ -86,10 +86,11 @@ def withdraw(
     Raises:
         RegistryError: no reason, or this version is not the deployed one.
     """
-    if not reason.strip():
+    reason = words_of(reason)
+    if not reason:
         raise RegistryError("taking a checkpoint out of service needs a reason", remedy='add --reason "…"')
     require_mirrored(project, mirror, target.policy)
-    said = {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason.strip()}
+    said = {"policy": target.policy, "version": target.version, "digest": target.digest, "reason": reason}
     with project.store.transaction() as transaction:
         if permit is not None:
             permit(transaction)
@@ -103,7 +104,7 @@ def withdraw(
             )
         if not again:
             transaction.event("checkpoint.withdrawn", target.campaign, actor, said)
-        move_alias(transaction, target.policy, "deployed", None, actor, reason.strip())
+        move_alias(transaction, target.policy, "deployed", None, actor, reason)
     reconcile(project, mirror, target.policy)
 
 

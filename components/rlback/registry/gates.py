@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from rlback.errors import GateRefused
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import decisions, gates
-from rlback.records import Actor, canonical_json, digest_of
+from rlback.records import Actor, canonical_json, digest_of, words_of
 from rlback.registry import break_glass, four_eyes, quorum
 
 GateVerdict = Literal["approve", "decline", "more-labels"]
@@ -112,8 +112,8 @@ def decide(
         GateRefused: the digest is not that of the evidence, the gate is decided or expired already, or there is no reason
             for a decline, a call for more labels, or an approval of what is below the campaign's threshold.
     """
-    gate = find_gate(store, id_)
-    if verdict != "approve" and not reason.strip():
+    gate, reason = find_gate(store, id_), words_of(reason)
+    if verdict != "approve" and not reason:
         raise GateRefused(f"a {verdict} at gate {id_} needs a reason", remedy='add --reason "…"')
     if verdict == "approve" and approver.kind == "human" and not reason.strip() and (short := _falls_short(gate)):
         raise GateRefused(f"{short}: an approval at gate {id_} all the same needs a reason", remedy='add --reason "…"')
@@ -139,18 +139,18 @@ def decide(
                 permit(transaction)
             if alone:
                 candidate = gate.evidence["candidate"]
-                break_glass.record(transaction, id_, gate.campaign, candidate, approver, reason.strip())
+                break_glass.record(transaction, id_, gate.campaign, candidate, approver, reason)
                 more = {"break_glass": True}
             elif verdict == "approve":
                 four_eyes.require(transaction, id_, gate.campaign, gate.round, approver)
                 rules = quorum.rules_of(transaction.execute, gate.campaign) if approver.kind == "human" else []
                 if rules:
-                    quorum.vote(transaction, id_, gate.campaign, gate.round, gate.digest, approver, reason.strip())
+                    quorum.vote(transaction, id_, gate.campaign, gate.round, gate.digest, approver, reason)
                     voters = quorum.counting(transaction.execute, id_, gate.campaign, gate.round, gate.digest)
                     decides = not quorum.missing(rules, voters)
                     more = {"approved_by": sorted(user.name for user in voters)}
             if decides:
-                _record(transaction, gate, verdict, approver, reason.strip(), more)
+                _record(transaction, gate, verdict, approver, reason, more)
     except IntegrityError:
         raise _already(store, id_, "decided") from None
     return find_gate(store, id_)

@@ -20,7 +20,7 @@ from rlback.labelling.slots import rebuild_those
 from rlback.ledger.label_tables import quarantines
 from rlback.ledger.store import Store, Transaction, now
 from rlback.ledger.tables import batches, comparisons, gates, labels
-from rlback.records import REASON_CHARS, Actor
+from rlback.records import REASON_CHARS, Actor, words_of
 from rlback.registry.gates import supersede
 
 Permit = Callable[[Transaction], None]
@@ -190,7 +190,7 @@ def _add(
 
 
 def _reason(text: str, what: str) -> str:
-    text = text.strip()
+    text = words_of(text)
     if not text:
         raise DataError(f"{what} needs a reason", remedy="say why")
     if len(text) > REASON_CHARS or "\x00" in text:

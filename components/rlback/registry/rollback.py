@@ -15,7 +15,7 @@ from rlback.errors import RegistryError
 from rlback.ledger.store import Store, Transaction
 from rlback.ledger.tables import campaigns
 from rlback.project import Project
-from rlback.records import Actor
+from rlback.records import Actor, words_of
 from rlback.registry import gates as gate_room
 from rlback.registry.deployments import require_may_serve
 from rlback.registry.mirroring import require_mirrored
@@ -47,8 +47,8 @@ def roll_back(
             lost a version.
         CheckpointError: the target's files do not match its digest.
     """
-    store, policy = project.store, target.policy
-    if not dry_run and not reason.strip():
+    store, policy, reason = project.store, target.policy, words_of(reason)
+    if not dry_run and not reason:
         raise RegistryError("a rollback needs a reason", remedy='add --reason "…"')
     if target.status not in ("approved", "base"):
         raise RegistryError(
@@ -64,12 +64,12 @@ def roll_back(
             permit(transaction)
         # In here nobody else writes: what is moved is what there is.
         plan = _plan_of(store, target)
-        said = {"policy": policy, "to": target.version, "digest": target.digest, "reason": reason.strip()}
+        said = {"policy": policy, "to": target.version, "digest": target.digest, "reason": reason}
         if not repeated(transaction, "rolled-back", policy, actor, said):
             transaction.event("rolled-back", policy, actor, {**said, "from": plan.held.get("approved")})
-        move_alias(transaction, policy, "approved", target.version, actor, reason.strip())
+        move_alias(transaction, policy, "approved", target.version, actor, reason)
         if plan.redeploy:
-            move_alias(transaction, policy, "deployed", target.version, actor, reason.strip())
+            move_alias(transaction, policy, "deployed", target.version, actor, reason)
         for name in plan.active:
             transaction.execute(update(campaigns).where(campaigns.c.name == name).values(kept_version=target.version))
         for gate in plan.stale:

@@ -16,6 +16,7 @@ from rlback.campaign import machine
 from rlback.campaign.context import load_recorded
 from rlback.campaign.deadlines import deadline_of
 from rlback.campaign.deciding import decide_as_person, decline_plan
+from rlback.campaign.gate_samples import why_shown
 from rlback.campaign.plan import newest_batch
 from rlback.labelling.batches import batch_id
 from rlback.ledger.tables import gates, stages
@@ -197,7 +198,7 @@ def samples(gate: Gate) -> list[dict[str, Any]]:
         ended = dict(zip(("candidate", "start"), sample.get("finished", (True, True)), strict=True))
         order = ["candidate", "start"] if draw.random() < 0.5 else ["start", "candidate"]
         found.append(
-            {"number": number, "prompt": shown_prompt(sample["prompt"], SAMPLE_CHARS),
+            {"number": number, "why": why_shown(sample), "prompt": shown_prompt(sample["prompt"], SAMPLE_CHARS),
              "sides": [
                  {"of": side, "finished": ended[side],
                   **shown_completion(sample[side], written.get(side, ()), SAMPLE_CHARS)} for side in order

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from rlback.campaign.deciding import decide_as_person
 from rlback.errors import RlbackError
-from rlback.records import REASON_CHARS
+from rlback.records import REASON_CHARS, words_of
 from rlback.registry.break_glass import LEAST_REASON, sentence
 from rlback.registry.deployments import deploy, require_deployable, withdraw
 from rlback.registry.gates import find_gate
@@ -48,7 +48,7 @@ def deploy_now(request: Request, policy: str, number: int, sent: Sent) -> Respon
     user = visit.require("deploy")
     target = get_version(visit.store, policy, version_number(number))
     require_typed(sent.one("confirm", most=200), target.address)
-    reason = sent.one("reason", most=REASON_CHARS).strip()
+    reason = words_of(sent.one("reason", most=REASON_CHARS))
     if not reason:
         raise Refused(422, "a deployment needs a reason", remedy="say why")
     was = deploy(

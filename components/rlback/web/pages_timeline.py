@@ -37,13 +37,15 @@ def timeline(request: Request, policy: str, on: str = "") -> Response:
     if on and not _DAY.fullmatch(on):
         raise Refused(422, f"{on[:20]!r} is no day", remedy="write YYYY-MM-DD")
     events = visit.store.events(policy)
+    told = _told(visit, versions, events)
     held = list_aliases(visit.store, policy)
     data = {
         "policy": policy,
         "aliases": {alias: f"{policy}@{number}" for alias, number in sorted(held.items())},
-        "entries": entries(visit, policy, versions, events),
+        "entries": entries(visit, policy, versions, told),
         "on": on,
         "held_then": _held_on(policy, events, on) if on else None,
+        "who_then": _who_on(policy, told, on) if on else [],
         "may_roll_back": visit.may("roll-back"),
         "may_deploy": visit.may("deploy"),
     }
@@ -101,8 +103,14 @@ def _dry_run(visit: Visit, target: Version) -> tuple[list[str], str | None]:
         return [], error.message
 
 
-def entries(visit: Visit, policy: str, versions: list[Version], events: list[Event]) -> list[dict[str, Any]]:
-    """Checkpoints and rollbacks, newest first."""
+def _told(visit: Visit, versions: list[Version], events: list[Event]) -> list[Event]:
+    """The policy's events with those of its campaigns, in order. By number: a campaign may be called like its policy."""
+    told = {e.seq: e for e in events} | {e.seq: e for name in {v.campaign for v in versions} for e in visit.store.events(name)}
+    return [told[seq] for seq in sorted(told)]
+
+
+def entries(visit: Visit, policy: str, versions: list[Version], told: list[Event]) -> list[dict[str, Any]]:
+    """Checkpoints and rollbacks, newest first; `told` are the events of the policy and of its campaigns."""
     held = list_aliases(visit.store, policy)
     found: list[dict[str, Any]] = [
         {"what": "checkpoint", "time": v.created, "version": v.version, "checkpoint": v.address, "digest": v.digest,
@@ -111,14 +119,12 @@ def entries(visit: Visit, policy: str, versions: list[Version], events: list[Eve
          "can_go_back": v.status in ("approved", "base")}
         for v in versions
     ]  # fmt: skip
-    # By number: a campaign may be called like its policy.
-    told = {e.seq: e for e in events} | {e.seq: e for name in {v.campaign for v in versions} for e in visit.store.events(name)}
     declined = {
         e.payload["version"]: e.payload.get("reason", "")
-        for e in told.values()
+        for e in told
         if e.kind == "checkpoint.declined" and e.payload.get("policy") == policy
     }
-    for event in told.values():
+    for event in told:
         if event.kind == "rolled-back" and event.payload.get("policy") == policy:
             moved = event.payload
             by_hand = "reason" in moved  # a decline's reason is that of the decline
@@ -138,6 +144,26 @@ def _held_on(policy: str, events: list[Event], day: str) -> dict[str, str | None
             to = event.payload["to"]
             then[event.payload["alias"]] = f"{policy}@{to}" if to is not None else None
     return then
+
+
+def _who_on(policy: str, told: list[Event], day: str) -> list[dict[str, Any]]:
+    """For each alias at the end of a day: who put it where it was, and who approved that checkpoint, at which gate."""
+    then: dict[str, dict[str, Any]] = {}
+    approved: dict[int, dict[str, Any]] = {}
+    for event in told:
+        said = event.payload
+        if event.time[:10] > day:
+            continue
+        if event.kind == "checkpoint.approved" and said["policy"] == policy:
+            approved[said["version"]] = {"approved_by": event.actor, "gate": said.get("gate"), "approved": event.time}
+        elif event.kind == "alias.moved" and event.subject == policy and said["alias"] in ("approved", "deployed"):
+            kept = {"by": event.actor, "since": event.time, "reason": said.get("reason", "")}
+            then[said["alias"]] = {"version": said["to"], **kept}
+    nobody = {"approved_by": None, "gate": None, "approved": None}
+    return [
+        {"alias": alias, "checkpoint": f"{policy}@{of['version']}", **of, **approved.get(of["version"], nobody)}
+        for alias, of in sorted(then.items()) if of["version"] is not None
+    ]  # fmt: skip
 
 
 def _figures(visit: Visit, policy: str) -> dict[str, str]:
