@@ -229,6 +229,6 @@ def test_pairs_go_out_and_in_again(people, tmp_path):
     assert len(read_pairs(file).pairs) == 2
     event = people.store.events("people")[-1]
     assert (event.kind, event.actor) == ("labels.exported", "oli")
-    assert {k: event.payload[k] for k in ("decisive", "tie", "skip", "labels", "checks")} == {
-        "decisive": 2, "tie": 2, "skip": 1, "labels": 5, "checks": 0,
+    assert {k: event.payload[k] for k in ("decisive", "tie", "both-bad", "skip", "labels", "checks")} == {
+        "decisive": 2, "tie": 1, "both-bad": 1, "skip": 1, "labels": 5, "checks": 0,
     }  # fmt: skip
