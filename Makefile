@@ -24,6 +24,7 @@ bench: $(STAMP)  ## speed beside TRL and the processor's own limit; wants a quie
 soak: $(STAMP)   ## the console under made-up requests and 200 annotators at once; campaigns under kill -9; minutes
 	@$(BIN)/python -m pytest tests/web/soak.py --timeout 3600 $(ARGS)
 	@$(BIN)/python -m benchmarks.labelling
+	@$(BIN)/python -m tests.web.journeys
 	@$(BIN)/python -m tests.soak.kill_campaign
 
 clean:           ## removes what can be made again (never .rlback/ or mlruns/)
