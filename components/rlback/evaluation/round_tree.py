@@ -99,7 +99,7 @@ def _pill(node: _Node, *, tick_: bool, now: bool) -> str:
     name = text(
         node.x + (9 if tick_ else 0),
         node.y + 4,
-        address(node.name, 8 if tick_ else 12),
+        address(node.name, (8 if len(node.name) <= 8 else 7) if tick_ else 12),  # the tick takes its room
         anchor="middle",
         bold=True,
     )
