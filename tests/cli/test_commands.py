@@ -160,6 +160,11 @@ def test_a_decision_from_the_terminal_and_its_refusals(at_gate, at, capsys):
     found = json.loads(out[out.index("{") :])
     assert found["rounds"][0]["gates"][0]["approver"] == "ann"
     assert found["rounds"][0]["gates"][0]["reason"] == "reads well"
+    assert {n["side"] for n in found["graph"]["nodes"]} == {"itself", "behind"}
+    assert main(["audit", "deployed", "--json", "--forward"]) == 0
+    out = capsys.readouterr().out
+    nodes = json.loads(out[out.index("{") :])["graph"]["nodes"]
+    assert [n["mark"]["state"] for n in nodes if n["kind"] == "deployment" and n["side"] == "ahead"] == ["holds"]
     assert main(["verify"]) == 0
 
 

@@ -132,6 +132,27 @@ def test_altered_weights_are_seen(as_, story):
     assert as_("oli").twin("/policies/writer/1/roll-back")["refused"]
 
 
+def test_the_lineage_is_on_the_page_and_in_its_twin(as_, story):
+    """Six columns of linked cards with their origin in words; an altered label is a mark that can be read, on its card."""
+    from tests.registry.test_verification import rewrite
+
+    max_ = as_("max")
+    shown = max_.get("/checkpoints/writer@2", headers={"accept": "text/html"}).text
+    headings = ("Data", "Labels", "Reward models", "Policies", "Gates", "Deployments")
+    places = [shown.index(f"<h3>{title}</h3>") for title in headings]
+    assert places == sorted(places)
+    for href in ("/batches/writer.r1", "/checkpoints/writer@3", "/gates/writer.r1"):
+        assert f'<a href="{href}">' in shown
+    assert "from: reward model writer.r0, writer@1" in shown
+    assert "does not hold" not in shown
+    assert {n["side"] for n in max_.twin("/checkpoints/writer@2")["graph"]["nodes"]} == {"itself", "behind", "ahead", "both"}
+    rewrite(story, "UPDATE labels SET verdict = 'tie' WHERE comparison = 'writer.r1.3'")
+    shown = max_.get("/checkpoints/writer@2", headers={"accept": "text/html"}).text
+    card = shown[shown.index('id="batch:writer.r1"') :].partition("</li>")[0]
+    assert "does not hold: labels of writer.r1: they are not those in the ledger" in card
+    assert shown.count("does not hold:") == 1
+
+
 def test_the_ledger_is_filtered_and_paged(as_):
     """By kind, subject and actor; a hundred a page, older ones behind a link."""
     max_ = as_("max")

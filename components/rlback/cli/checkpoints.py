@@ -113,12 +113,15 @@ def audit(options: argparse.Namespace) -> int:
     """Where a checkpoint comes from."""
     from rlback.project import find_project
     from rlback.registry.lineage import audit as audit_version
+    from rlback.registry.lineage_graph import graph
+    from rlback.registry.lineage_marks import mark
     from rlback.registry.operations import resolve
 
     project = find_project()
-    found = audit_version(project, resolve(project.store, options.checkpoint))
+    version = resolve(project.store, options.checkpoint)
+    found = audit_version(project, version)
     if options.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps({**found, "graph": mark(project, graph(project.store, version, options.forward))}, indent=2))
         return 0
     for line in audit_lines(found):
         say(line)

@@ -143,6 +143,7 @@ def build() -> argparse.ArgumentParser:
 
     audit = verb("audit", "checkpoints:audit", "where a checkpoint comes from and who decided on what evidence")
     audit.add_argument("checkpoint", metavar="POLICY@N|ALIAS")
+    audit.add_argument("--forward", action="store_true", help="with --json: the graph has what came of it, too")
     _json(audit)
 
     verify = verb("verify", "checkpoints:verify", "check the ledger's chain, and that registry, files and data agree")

@@ -88,7 +88,7 @@ def verify(
     if mirror is None:
         return Verification(count, 0, 0, 0, _once(findings))
     held = gather("checkpoints", lambda: store.rows(select(checkpoints)))
-    snapshots, sources = gather("stages", lambda: _snapshots(store)), gather("stages", lambda: _sources(project))
+    snapshots, sources = gather("stages", lambda: label_snapshots(store)), gather("stages", lambda: source_checks(project))
     checks: list[tuple[str, Callable[[], object]]] = [
         (f"checkpoint {row.digest[:12]}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
         for row in held
@@ -156,7 +156,8 @@ def _registry(store: Store, mirror: MlflowStore) -> Iterator[Finding]:
             yield Finding(f"aliases of {policy}", "MLflow's differ from the ledger's", remedy)
 
 
-def _snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
+def label_snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
+    """The frozen labels of every campaign, as (where, path, version)."""
     found = []
     for row in store.rows(select(stages).where(stages.c.stage == "snapshot")):
         output = json.loads(row.output)
@@ -165,7 +166,7 @@ def _snapshots(store: Store) -> list[tuple[str, str, snapshot.DataVersion]]:
     return found
 
 
-def _sources(project: Project) -> list[tuple[str, Callable[[], object]]]:
+def source_checks(project: Project) -> list[tuple[str, Callable[[], object]]]:
     """What campaigns learnt from, as (where, check): data/ against its pointer, and each campaign's frozen copy.
 
     A world's data lie in data/. What a campaign used of it and what has been replaced there since is looked for

@@ -7,6 +7,8 @@ from starlette.responses import Response
 
 from rlback.errors import RlbackError
 from rlback.registry.lineage import audit
+from rlback.registry.lineage_graph import graph
+from rlback.registry.lineage_marks import mark
 from rlback.registry.operations import check_files, resolve
 from rlback.web.answers import page
 from rlback.web.visit import visit_of
@@ -16,12 +18,13 @@ router = APIRouter()
 
 @router.get("/checkpoints/{address}", summary="The lineage of a checkpoint: data, labels, models, decisions, events")
 def lineage(request: Request, address: str, files: bool = False) -> Response:
-    """`policy@12`, `policy@approved`, or an alias. With `files`, its weights are checked against the digest now."""
+    """`policy@12`, `policy@approved`, or an alias. With `files`, its weights and the files of the graph are read now."""
     visit = visit_of(request)
     visit.require("look")
     version = resolve(visit.store, address)
     found = audit(visit.project, version)
     found["policy"], found["version"] = version.policy, version.version
+    found["graph"] = mark(visit.project, graph(visit.store, version, forward=True), files)
     found["files"] = None
     if files:
         try:
