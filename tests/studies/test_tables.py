@@ -14,6 +14,7 @@ from rlback.studies.showing import chosen
 from rlback.studies.tables import contrasts, read
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
+from rlback.studies.tables_equal import equal_cost
 from rlback.studies.tables_gates import approvals, gate_errors
 from rlback.studies.tables_signals import early_signals
 from rlback.studies.tables_tax import decomposition, iso_exposure
@@ -76,6 +77,19 @@ def test_the_primary_arm_is_set_against_every_other_one_by_seed():
     assert (row["less"], row["seeds"], row["final gold"], row["mx_sign_kept"]) == ("take-last", 2, 0.5, -0.25)
     assert (row["final gold low"], row["final gold high"]) == (0.5, 0.5)
     assert "mx_flow_kept" not in row
+
+
+def test_at_equal_cost_what_came_later_does_not_count():
+    """Rollback has 0.4 after 15 labels and 2.0 after 30, take-last 0.5 after its 20: at 20 labels rollback is 0.1 behind."""
+    rows = [*base(0, 1, arm="rollback-until-approved"), *base(0, 1, arm="take-last")]
+    for seed in (0, 1):
+        rows += attempt(seed, 1, 1, 1, 0.4, 0.4, arm="rollback-until-approved")
+        rows += attempt(seed, 2, 1, 2, 2.0, 2.0, arm="rollback-until-approved")
+        rows += attempt(seed, 1, 1, 1, 0.5, 0.5, arm="take-last", labels=20, updates=8)
+    labels, updates = equal_cost(made(rows)).rows
+    assert (labels["at equal"], labels["mean"], labels["holds"], labels["theirs"]) == ("labels", 20, 0.4, 0.5)
+    assert labels["minus"] == pytest.approx(-0.1)
+    assert (updates["at equal"], updates["mean"], updates["minus"]) == ("updates", 8, 1.5)
 
 
 def runs(arm: str, *, per_attempt: int, gate: int, declined: int, arrives: bool = True):

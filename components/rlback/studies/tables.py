@@ -18,6 +18,7 @@ from rlback.studies.config import AnalysisKeys
 from rlback.studies.reading import Results, Table, finals_of, one_origin, passage, targets_of
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
+from rlback.studies.tables_equal import equal_cost
 from rlback.studies.tables_gates import approvals, gate_errors
 from rlback.studies.tables_signals import early_signals
 from rlback.studies.tables_tax import decomposition, iso_exposure
@@ -144,6 +145,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "primary": primary,
     "finals": finals,
     "contrasts": contrasts,
+    "equal_cost": equal_cost,
     "tax_labels": lambda results: _taxes(results, "labels"),
     "tax_updates": lambda results: _taxes(results, "updates"),
     "tax_parts": decomposition,
