@@ -11,7 +11,7 @@ from rlback.errors import ConfigError
 from rlback.studies import units
 from rlback.studies.config import check_study
 from rlback.studies.showing import chosen
-from rlback.studies.tables import contrasts, read
+from rlback.studies.tables import TABLES, contrasts, read
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
 from rlback.studies.tables_equal import equal_cost
@@ -102,6 +102,17 @@ def runs(arm: str, *, per_attempt: int, gate: int, declined: int, arrives: bool 
             spent = {"labels_reward": per_attempt * n, "labels_gate": gate * n, "labels": (per_attempt + gate) * n}
             rows += attempt(seed, 1, n, n, gold or -1.0, gold, arm=arm, **spent)
     return rows
+
+
+def test_time_is_a_cost_like_labels():
+    """The target is reached after 6 seconds by one arm and after 2 by the other, in both seeds."""
+    rows = [*base(0, 1, arm="rollback-once", seconds=0.0), *base(0, 1, arm="take-last", seconds=0.0)]
+    for seed in (0, 1):
+        rows += attempt(seed, 1, 1, 1, 1.0, 1.0, arm="rollback-once", seconds=6.0)
+        rows += attempt(seed, 1, 1, 1, 1.0, 1.0, arm="take-last", seconds=2.0)
+    found = TABLES["tax_seconds"](made(rows, targets=(0.75,), references=("take-last",))).rows
+    (row,) = [r for r in found if r["arm"] == "rollback-once"]
+    assert (row["ert"], row["ert tax take-last"]) == (6, pytest.approx(3))
 
 
 def test_the_label_tax_is_the_sum_of_its_parts():

@@ -133,8 +133,9 @@ def _taxes(results: Results, cost: str) -> Table:
                             title = f"{name} {other}"
                             row |= {title: tax.value, f"{title} low": tax.low, f"{title} high": tax.high}
                 rows.append(row)
+    spent = "processor seconds of the machine that ran it" if cost == "seconds" else cost
     note = (
-        f"{cost} to first reach a share of what the arm gold reaches; ert: all cost over arrivals; restricted: mean, with runs "
+        f"{spent} to first reach a share of what the arm gold reaches; ert: all cost over arrivals; restricted: mean, with runs "
         "that never arrive counted at the setting's largest cost; unreachable: no arm shown got there within its budget"
     )
     return Table(f"tax_{cost}", f"Tax in {cost}", note, rows)
@@ -148,6 +149,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "equal_cost": equal_cost,
     "tax_labels": lambda results: _taxes(results, "labels"),
     "tax_updates": lambda results: _taxes(results, "updates"),
+    "tax_seconds": lambda results: _taxes(results, "seconds"),
     "tax_parts": decomposition,
     "tax_iso": iso_exposure,
     "overoptimisation": bends,
