@@ -29,15 +29,16 @@ from rlback.registry.operations import (
 )
 
 
-def require_deployable(project: Project, target: Version) -> None:
-    """Refuses what `deploy` would refuse; its files are read.
+def require_deployable(project: Project, target: Version) -> int | None:
+    """Refuses what `deploy` would refuse; its files are read. Returns the version that is approved now.
 
     Raises:
         RegistryError, CheckpointError: see `deploy`.
     """
     require_may_serve(project.store, target)
-    _require_not_rolled_back(project.store, target)
+    approved = _require_not_rolled_back(project.store, target)
     check_files(project, target)
+    return approved
 
 
 def deploy(
@@ -53,8 +54,7 @@ def deploy(
             lost it.
         CheckpointError: its files do not match its digest.
     """
-    require_deployable(project, target)
-    approved = _require_not_rolled_back(project.store, target)
+    approved = require_deployable(project, target)
     require_mirrored(project, mirror, target.policy)
     with project.store.transaction() as transaction:
         if permit is not None:
