@@ -92,6 +92,34 @@ def test_at_equal_cost_what_came_later_does_not_count():
     assert (updates["at equal"], updates["mean"], updates["minus"]) == ("updates", 8, 1.5)
 
 
+def test_the_lead_on_the_way_is_an_area_over_log_cost():
+    """From 10 labels on both hold something: 1.0 against 0.0, and from 40 of 160 labels on 1.0 against 2.0: half way, in logs."""
+    rows = [*base(0, 1, arm="rollback-until-approved"), *base(0, 1, arm="take-last")]
+    for seed in (0, 1):
+        for turn, (labels, mine, theirs) in enumerate(((10, 1.0, 0.0), (40, 1.0, 2.0), (160, 1.0, 2.0)), 1):
+            rows += attempt(seed, turn, 1, turn, mine, mine, arm="rollback-until-approved", labels=labels, labels_reward=labels)
+            rows += attempt(seed, turn, 1, turn, theirs, theirs, arm="take-last", labels=labels, labels_reward=labels)
+    row = equal_cost(made(rows)).rows[0]
+    assert row["minus"] == -1
+    assert row["on the way"] == pytest.approx(0.5 * 1 + 0.5 * -1, abs=0.03)
+
+
+def test_who_ends_without_the_target_is_censored_and_who_gives_up_never_arrives():
+    """Take-last arrives after 15 labels and after 45. Rollback arrives in one seed after 30 and ends in the other after 15:
+    approved there, it could have gone on, and the curve is known up to 30; declined, it never arrives, and up to 45."""
+    for ending, known, tax in (("kept", 30, 30 / 22.5), ("declined", 45, 37.5 / 30)):
+        rows = [*base(0, 1, arm="rollback-once"), *base(0, 1, arm="take-last")]
+        rows += attempt(0, 1, 1, 1, 1.0, 1.0, arm="take-last") + attempt(1, 1, 1, 3, 1.0, 1.0, arm="take-last")
+        rows += attempt(0, 1, 1, 1, 0.5, 0.5, arm="rollback-once", decision=ending)
+        rows += attempt(1, 1, 1, 2, 1.0, 1.0, arm="rollback-once")
+        found = TABLES["tax_labels"](made(rows, targets=(1.0,), references=("take-last",))).rows
+        (row,) = [r for r in found if r["arm"] == "rollback-once"]
+        assert (row["arrived"], row["up to, take-last"]) == (1, known)
+        assert row["restricted tax take-last"] == pytest.approx(tax)
+        # Censored at 15, the arms are alike as long as both are watched.
+        assert (row["log-rank p take-last"] == 1) == (ending == "kept")
+
+
 def runs(arm: str, *, per_attempt: int, gate: int, declined: int, arrives: bool = True):
     """Two like seeds: `declined` attempts for nothing, then one that is kept and has the target."""
     rows = []

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from rlback.errors import CheckpointError, ConfigError
+from rlback.records import Comparison, Completion
 from rlback.studies.arms import library
 from rlback.studies.config import check_study
 from rlback.studies.machine import Plan, run_arm, unsupported
-from rlback.studies.protocol import Batch, Request, Segment
+from rlback.studies.protocol import EXPOSURES, INTEGRATED, Batch, Request, Segment
 from rlback.studies.recorder import Names, Recorder
 from rlback.studies.text import TextLearner
 from rlback.studies.text_visits import make_learner
@@ -198,3 +199,37 @@ def test_settings_are_checked_without_training(shared: Path) -> None:
     assert error.value.remedy == "did you mean `eval_prompts`?"
     with pytest.raises(ConfigError, match="lapse"):
         make_learner(Request({}, {"lapse": 0.9}, {}, (0,)))
+
+
+def test_a_dishonest_base_writes_planted_reviews_and_an_exposure_counts_them(shared: Path) -> None:
+    """Trained on lies alone even a tiny model writes some, on one true claim none; what is pushed up of them is a share."""
+    made = {}
+    for writer in ("dishonest", "terse"):
+        world = {**WORLD, "training": {"steps": 300, "batch": 16, "lr": 0.01, "warmup": 5}, "eval_prompts": 32, writer: 1.0}
+        one = make_learner(Request({**world, "max_new_tokens": 48}, {}, OPTIMISER, (3,), shared))
+        made[writer] = one
+    bad = {name: one.evaluate(one.base(), one.base(), None, pairs=False).bad[0] for name, one in made.items()}
+    assert bad["terse"] == 0
+    assert bad["dishonest"] > 0
+    one = made["dishonest"]
+    end = list(one.optimise(one.base(), one.scorer("gold"), segment(3), ("steps", 1)))[-1]
+    part, whole = end.exposure[0, EXPOSURES.index("bad")]
+    assert 0 <= part < whole
+    # The learning rate is 8e-4 at the usual size of a step, and this segment's is.
+    assert end.exposure[0, INTEGRATED] == pytest.approx(8e-4 * end.exposure[0, EXPOSURES.index("sign")])
+
+
+def test_people_are_fooled_by_planted_reviews_and_like_words_as_they_are_told_to(shared: Path) -> None:
+    """Noiseless: what an annotator adds decides what gold leaves equal, and outweighs it where it is more."""
+    prompt = "luigis service:bad price:bad music:bad =>"
+    lie, truth = "the price was fair . do give it a try .", "the price was steep . give it a miss ."
+    sides = [Completion(text, (1,), True) for text in (lie, truth)]
+    pair = Comparison(prompt, *sides, "inside")
+    for settings, lie_wins in (({}, 0.0), ({"fooled": 9.0}, 1.0), ({"length_bias": 9.0}, 1.0)):
+        one = make_learner(Request(WORLD, {"temperature": 0.0, **settings}, OPTIMISER, (3,), shared))
+        assert one._verdicts([pair], 0) == [lie_wins], settings
+
+
+def test_shares_of_writers_add_up_to_at_most_one() -> None:
+    with pytest.raises(ConfigError, match="dishonest and terse"):
+        make_learner(Request({"dishonest": 0.6, "terse": 0.6}, {}, {}, (0,)))

@@ -8,7 +8,7 @@ successes alone flatters a method that seldom arrives (science, section 2.1).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,14 @@ class Passage:
 
     `spent` (runs,) is what the run had cost when it arrived or ended. A run that ends early without the target
     never reaches it, whatever the budget, but has spent no more than it did. Where it is None, `cost` was spent.
+    `watched` (runs,) is the cost up to which it is known whether the run has arrived: the passage itself, what a run had
+    spent that could have gone on, infinity for one that gave up or diverged and never will. None takes `cost`.
     """
 
     cost: Array
     reached: NDArray[np.bool_]
     spent: Array | None = None
+    watched: Array | None = None
 
 
 def first_passage(
@@ -73,63 +76,49 @@ def expected_running_time(passage: Passage) -> float:
     COCO platform). A failed run is charged what it spent, not the budget it might have had.
     """
     successes = int(passage.reached.sum())
-    spent = passage.cost if passage.spent is None else passage.spent
-    return float(spent.sum()) / successes if successes else math.inf
+    return float(_spent(passage).sum()) / successes if successes else math.inf
 
 
 def restricted_mean(passage: Passage, horizon: float) -> float:
     """Area under the Kaplan-Meier estimate of P(T > t) from 0 to `horizon`: E[min(T, horizon)].
 
     Kaplan and Meier 1958. Without censoring before the horizon it is the mean of min(T, horizon). A run censored
-    at the cost of another's passage counts as at risk there. ValueError for a horizon beyond the largest observed
-    cost while some run is censored there: the curve is not known that far.
+    at the cost of another's passage counts as at risk there. ValueError for a horizon beyond the largest cost up to
+    which a run was watched, while some run is censored there: the curve is not known that far.
     """
-    if horizon > passage.cost.max() and not passage.reached[passage.cost == passage.cost.max()].all():
-        raise ValueError(f"the curve is known up to {passage.cost.max():g} only; lower the horizon {horizon:g}")
-    area, survival, last = 0.0, 1.0, 0.0
-    for time in np.unique(passage.cost[passage.reached]):
-        if time > horizon:
-            break
-        area += survival * (time - last)
-        at_risk = int((passage.cost >= time).sum())
-        survival *= 1 - int((passage.reached & (passage.cost == time)).sum()) / at_risk
-        last = float(time)
-    return area + survival * (horizon - last)
+    watched = _watched(passage)
+    if horizon > watched.max() and not passage.reached[watched == watched.max()].all():
+        raise ValueError(f"the curve is known up to {watched.max():g} only; lower the horizon {horizon:g}")
+    return float(_restricted_means(passage, np.arange(len(watched))[None], horizon)[0])
 
 
-@dataclass(frozen=True)
-class Tax:
-    """Cost of a method over that of its reference, by two estimators that count failed runs, and who arrived.
-
-    running_time and restricted are ratios, above 1 where the method is dearer; nan where neither is defined.
-    paired is the geometric mean of the ratios over seeds on which both arrive, of which there are `pairs`.
-    """
-
-    running_time: float
-    restricted: float
-    paired: float
-    pairs: int
-    successes: tuple[int, int]
-    runs: int
+def horizon_of(*passages: Passage) -> float:
+    """The largest cost up to which the curves of all of them are known; the most spent where they are known for ever."""
+    known = min(float(_watched(passage).max()) for passage in passages)
+    return known if math.isfinite(known) else max(float(_spent(passage).max()) for passage in passages)
 
 
-def tax(method: Passage, reference: Passage, budget: float) -> Tax:
-    """The tax of `method` against `reference`, whose runs are paired by position (the same seeds).
+def _spent(passage: Passage) -> Array:
+    return passage.cost if passage.spent is None else passage.spent
 
-    ValueError where the numbers of runs differ.
-    """
-    if len(method.cost) != len(reference.cost):
-        raise ValueError(f"runs are paired by seed: {len(method.cost)} and {len(reference.cost)} do not match")
-    both = method.reached & reference.reached
-    logs = np.log(method.cost[both] / reference.cost[both])
-    return Tax(
-        _ratio(expected_running_time(method), expected_running_time(reference)),
-        _ratio(restricted_mean(method, budget), restricted_mean(reference, budget)),
-        float(np.exp(logs.mean())) if both.any() else math.nan,
-        int(both.sum()),
-        (int(method.reached.sum()), int(reference.reached.sum())),
-        len(method.cost),
-    )
+
+def _watched(passage: Passage) -> Array:
+    return passage.cost if passage.watched is None else passage.watched
+
+
+def _restricted_means(passage: Passage, rows: NDArray[np.int64], horizon: float) -> Array:
+    """Restricted means (draws,) of runs drawn with replacement, rows (draws, runs). Beyond the last run of a draw its
+    curve is drawn on flat."""
+    watched, runs = _watched(passage), len(passage.cost)
+    # Passages before censored runs of the same cost, which are at risk there.
+    order = np.lexsort((~passage.reached, watched))
+    counts = np.stack([np.bincount(row, minlength=runs) for row in rows])[:, order].astype(float)
+    at_risk = counts[:, ::-1].cumsum(1)[:, ::-1]
+    passed = counts * passage.reached[order]
+    survival = np.cumprod(1 - np.divide(passed, at_risk, out=np.zeros_like(passed), where=at_risk > 0), axis=1)
+    times = np.minimum(watched[order], horizon)
+    widths = np.diff(np.concatenate([[0.0], times, [horizon]]))
+    return np.asarray((np.concatenate([np.ones((len(rows), 1)), survival], axis=1) * widths).sum(1))
 
 
 #: What a label count factors into: attempts' own labels, attempts, commits, and one plus the gate's share.
@@ -149,10 +138,10 @@ def decompose(method: Mapping[str, float], reference: Mapping[str, float]) -> di
     return {name: math.log(method[name] / reference[name]) for name in FACTORS}
 
 
-def area_between(labels: Sequence[float], method: ArrayLike, reference: ArrayLike) -> float:
-    """Integral of J_reference - J_method over log labels, on a shared grid of labels (trapezoids)."""
-    gap = np.asarray(reference, dtype=float) - np.asarray(method, dtype=float)
-    return float(np.trapezoid(gap, np.log(np.asarray(labels, dtype=float))))
+def area_between(costs: ArrayLike, method: ArrayLike, reference: ArrayLike) -> Array:
+    """Integral of J_method - J_reference over log cost, on a shared grid of costs (last axis), by trapezoids."""
+    gap = np.asarray(method, dtype=float) - np.asarray(reference, dtype=float)
+    return np.asarray(np.trapezoid(gap, np.log(np.asarray(costs, dtype=float)), axis=-1))
 
 
 def clopper_pearson(successes: int, runs: int, level: float = 0.95) -> Interval:
@@ -172,25 +161,20 @@ def log_rank(one: Passage, other: Passage) -> float:
     """p-value, two-sided, of equal first-passage distributions (Mantel 1966; normal approximation).
 
     At each passage the method's share of those at risk is what it should contribute; the test compares the sum
-    with what it did contribute. 1 where nobody arrives. The runs are taken as independent, so that for runs paired
-    by seed it is too cautious where the pairing matters.
+    with what it did contribute. 1 where nobody arrives. A run is at risk as long as it was watched. The runs are taken
+    as independent, so that for runs paired by seed it is too cautious where the pairing matters.
     """
     excess, variance = 0.0, 0.0
-    for time in np.unique(np.concatenate([one.cost[one.reached], other.cost[other.reached]])):
-        risk_one, risk = int((one.cost >= time).sum()), int((one.cost >= time).sum() + (other.cost >= time).sum())
-        mine = int((one.reached & (one.cost == time)).sum())
-        passed = mine + int((other.reached & (other.cost == time)).sum())
+    mine, theirs = _watched(one), _watched(other)
+    for time in np.unique(np.concatenate([mine[one.reached], theirs[other.reached]])):
+        risk_one, risk = int((mine >= time).sum()), int((mine >= time).sum() + (theirs >= time).sum())
+        of_one = int((one.reached & (mine == time)).sum())
+        passed = of_one + int((other.reached & (theirs == time)).sum())
         share = risk_one / risk
-        excess += mine - passed * share
+        excess += of_one - passed * share
         if risk > 1:
             variance += passed * share * (1 - share) * (risk - passed) / (risk - 1)
     return math.erfc(abs(excess) / math.sqrt(2 * variance)) if variance > 0 else 1.0
-
-
-def _ratio(above: float, below: float) -> float:
-    if math.isinf(above) and math.isinf(below):
-        return math.nan
-    return above / below if below else math.nan
 
 
 @dataclass(frozen=True)
@@ -201,19 +185,15 @@ class TaxIntervals:
     restricted: Interval
 
 
-def bootstrap_tax(
-    method: Passage, reference: Passage, budget: float, *, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> TaxIntervals:
+def bootstrap_tax(method: Passage, reference: Passage, *, draws: int = 1000, level: float = 0.95, seed: int = 0) -> TaxIntervals:
     """Percentile intervals of the two ratios, seeds drawn with replacement, together for both methods.
 
-    Every run is followed to `budget`, so the restricted mean is the mean of min(T, budget). A draw in which the
-    reference never arrives has no ratio of running times and is left out of its quantiles; one in which only the method
-    never arrives counts as infinite. ValueError where the numbers of runs differ or a cost lies beyond the budget.
+    Restricted means are taken up to `horizon_of` the two. A draw in which the reference never arrives has no ratio of
+    running times and is left out of its quantiles; one in which only the method never arrives counts as infinite.
+    ValueError where the numbers of runs differ.
     """
     if len(method.cost) != len(reference.cost):
         raise ValueError(f"runs are paired by seed: {len(method.cost)} and {len(reference.cost)} do not match")
-    if max(method.cost.max(), reference.cost.max()) > budget:
-        raise ValueError(f"a cost lies beyond the budget {budget:g}")
     n = len(method.cost)
     chosen = np.random.default_rng(seed).integers(n, size=(draws, n))
 
@@ -233,10 +213,10 @@ def bootstrap_tax(
         known = not np.isinf(statistic(reference, every)[0])
         return Interval(float(value[0]) if known else math.nan, low, high, n)
 
-    return TaxIntervals(ratio(_running_times), ratio(lambda passage, rows: passage.cost[rows].mean(1)))
+    horizon = horizon_of(method, reference)
+    return TaxIntervals(ratio(_running_times), ratio(lambda passage, rows: _restricted_means(passage, rows, horizon)))
 
 
 def _running_times(passage: Passage, rows: NDArray[np.int64]) -> Array:
-    spent = passage.cost if passage.spent is None else passage.spent
     with np.errstate(divide="ignore"):
-        return spent[rows].sum(1) / passage.reached[rows].sum(1)
+        return _spent(passage)[rows].sum(1) / passage.reached[rows].sum(1)

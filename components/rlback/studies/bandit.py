@@ -230,6 +230,7 @@ class BanditLearner:
             "gold": policies.value(policy, self.bandit.gold),
             "kl": np.maximum(policies.kl(policy, self.bandit.base), 0.0),
             "kl_segment": np.maximum(policies.kl(policy, start), 0.0),
+            "bad": policies.value(policy, self.bandit.bad.astype(float)),
         }
         if reward is not None:
             found["proxy_standardised"] = policies.value(policy, reward.table)

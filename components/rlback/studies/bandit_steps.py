@@ -53,7 +53,7 @@ class Walk:
                 direction = direction - segment.beta * advantages(policy, policy - reference)[0]
             length = np.where(active, np.sqrt(2) * segment.size * share, 0.0)[:, None, None]
             moved = policies.log_softmax(policy + length * direction)
-            seen = step_exposure(self.bandit, policy, moved, advantage / spread[:, None, None])
+            seen = step_exposure(self.bandit, policy, moved, advantage / spread[:, None, None], length[:, 0, 0])
             exposure = exposure + np.where(active[:, None, None], seen, 0.0)
             policy = np.where(active[:, None, None], moved, policy)
             done, labels = done + active, labels + np.where(active, asked, 0)
@@ -70,8 +70,9 @@ def advantages(policy: Array, table: Array) -> tuple[Array, Array]:
     return advantage, np.maximum(np.sqrt((p * advantage**2).sum(-1).mean(-1)), 1e-12)
 
 
-def step_exposure(bandit: Bandit, before: Array, after: Array, advantage: Array) -> Array:
-    """Parts and wholes of the four shares of one step, (s, 4, 2), exact: every action counts with its probability.
+def step_exposure(bandit: Bandit, before: Array, after: Array, advantage: Array, length: Array) -> Array:
+    """Parts and wholes of the shares of one step, (s, 5, 2), exact: every action counts with its probability. length (s,):
+    of the step, in place of a learning rate.
 
     As maths/misreward.py (sign, false) and maths/exposure.py (bad, flow) have them for samples and single tables.
     """
@@ -83,10 +84,12 @@ def step_exposure(bandit: Bandit, before: Array, after: Array, advantage: Array)
     flow = p * advantage, p * gold
     both = np.sqrt((flow[0] ** 2).sum((-1, -2)) * (flow[1] ** 2).sum((-1, -2)))
     against = np.maximum(-(flow[0] * flow[1]).sum((-1, -2)), 0.0)
+    sign = (weight * (advantage * gold < 0)).sum((-1, -2)), weight.sum((-1, -2))
     sums = [
-        ((weight * (advantage * gold < 0)).sum((-1, -2)), weight.sum((-1, -2))),
+        sign,
         ((up * (gold < -EPSILON)).sum((-1, -2)), up.sum((-1, -2))),
         ((upward * bandit.bad).sum((-1, -2)), upward.sum((-1, -2))),
         (against, both),
+        (length * sign[0], length * sign[1]),
     ]
     return np.stack([np.stack(pair, -1) for pair in sums], 1)

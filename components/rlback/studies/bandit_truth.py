@@ -69,7 +69,8 @@ def checkpoint(bandit: Bandit, start: Array, moved: Array, reward: Scores, segme
     """The exact optimum as the end of a path of one step."""
     advantage, spread = advantages(start, reward.table)
     none = np.zeros(len(start), dtype=np.int64)
-    exposure = step_exposure(bandit, start, moved, advantage / spread[:, None, None])
+    length = np.sqrt(2 * policies.kl(moved, start))
+    exposure = step_exposure(bandit, start, moved, advantage / spread[:, None, None], length)
     return StepCheckpoint(segment.steps.copy(), moved, exposure, none, none > 0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from rlback.studies.arms import ArmChoice
-from rlback.studies.protocol import Array, Batch, Counts, Key, Learner, Mask, Policy, StepCheckpoint
+from rlback.studies.protocol import Array, Batch, Counts, Key, Learner, Mask, Policy, StepCheckpoint, no_exposure
 
 #: Told of every step checkpoint and the lanes that still move.
 Seen = Callable[[StepCheckpoint, Mask], None]
@@ -52,7 +52,7 @@ def choose(
 
 def _nothing(learner: Learner, start: Policy) -> Candidate:
     zero = np.zeros(learner.lanes, dtype=np.int64)
-    none = np.zeros((learner.lanes, 4, 2))
+    none = no_exposure(learner.lanes)
     off = np.zeros(learner.lanes, dtype=bool)
     return Candidate(start, zero, none, off, start, zero, none, zero, zero, ~off)
 

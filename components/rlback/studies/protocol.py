@@ -42,11 +42,13 @@ COMBINES: frozenset[Combine] = frozenset(get_args(Combine))
 
 #: Rows of an exposure array, in this order: MX_sign, MX_false, MX_bad, MX_flow (science, section 2.2).
 EXPOSURES = ("sign", "false", "bad", "flow")
+#: One row more: the sum over updates of learning rate times what MX_sign counts. A quantity, no share (science, 2.2).
+INTEGRATED = len(EXPOSURES)
 
 
 def no_exposure(lanes: int) -> Array:
-    """Exposure before any update: zeros (lanes, 4, 2). [..., 0] is a share's part and [..., 1] its whole."""
-    return np.zeros((lanes, len(EXPOSURES), 2))
+    """Exposure before any update: zeros (lanes, 5, 2). [..., 0] is a share's part and [..., 1] its whole."""
+    return np.zeros((lanes, len(EXPOSURES) + 1, 2))
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Segment:
 class StepCheckpoint:
     """A policy on the way. `done` (lanes,): steps made; lanes that needed fewer stay at theirs.
 
-    exposure (lanes, 4, 2): of all updates since the segment began. labels (lanes,): verdicts asked for since then by
-    methods that ask during optimisation, 0 otherwise. diverged (lanes,): a weight or loss is not finite, or the KL
-    left its bounds; such a lane makes no more steps.
+    exposure (lanes, 5, 2), see `no_exposure`: of all updates since the segment began. labels (lanes,): verdicts asked
+    for since then by methods that ask during optimisation, 0 otherwise. diverged (lanes,): a weight or loss is not
+    finite, or the KL left its bounds; such a lane makes no more steps.
     """
 
     done: Counts
@@ -92,7 +94,8 @@ class Evaluation:
     accuracy_on_policy: share of the policy's own pairs that the reward model orders as gold does; accuracy_heldout:
     the same on base pairs nothing is fitted to. spread: standard deviation over the members of an ensemble of the
     standardised score, mean over the policy. reward_variance: of the standardised score under the policy. tail_index:
-    Hill's, of the standardised score less gold over the policy's samples; None where it is not measured.
+    Hill's, of the standardised score less gold over the policy's samples. bad: share of the policy's completions in
+    the fixed bad set. Both None where they are not measured.
     """
 
     gold: Array
@@ -105,6 +108,7 @@ class Evaluation:
     spread: Array
     reward_variance: Array
     tail_index: Array | None = None
+    bad: Array | None = None
 
 
 @dataclass(frozen=True)

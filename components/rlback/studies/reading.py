@@ -7,7 +7,7 @@ stands at the policy it had kept, reaches no target with the broken one, and is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,7 +62,7 @@ class Results:
     def of(self, setting: str, arm: str, *points: str) -> pd.DataFrame:
         """Rows of an arm in the order of its attempts, of some points only."""
         mine = (self.frame["setting"] == setting) & (self.frame["arm"] == arm)
-        return self.frame[mine & self.frame["point"].isin(points)].sort_values(_ORDER, kind="stable")
+        return self.frame[mine & self.frame["point"].isin(points)].pipe(in_order)
 
     def decisions(self, setting: str, arm: str) -> pd.DataFrame:
         """Candidates in order, with `before` and `change`: gold of the policy kept until then, and how much more theirs is.
@@ -108,7 +108,12 @@ def one_origin(table: pa.Table) -> None:
 def finals_of(kept: pd.DataFrame, setting: str, arm: str) -> pd.DataFrame:
     """Last kept row of each seed, by seed. The order is that of attempts, which costs follow."""
     rows = kept[(kept["setting"] == setting) & (kept["arm"] == arm)]
-    return rows.sort_values(_ORDER).groupby("seed").last()
+    return in_order(rows).groupby("seed").last()
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows seed by seed in the order of attempts."""
+    return rows.sort_values(_ORDER, kind="stable")
 
 
 def targets_of(kept: pd.DataFrame, setting: str, keys: AnalysisKeys) -> list[tuple[float, float]]:
@@ -128,6 +133,8 @@ def passage(
     """First passage of each seed, in the order of seeds. Rows of a diverged policy hold no target.
 
     `exposure` names a column that must be at most `ceiling` where the target is held; before any update it is 0.
+    A run whose last attempt was kept came to the end of its rounds and could have gone on; one whose last attempt was
+    declined gave up, and with one that diverged it never arrives.
     """
     rows = kept[(kept["setting"] == setting) & (kept["arm"] == arm)].sort_values(["seed", "updates", "labels"])
     runs = [group for _, group in rows.groupby("seed")]
@@ -139,4 +146,8 @@ def passage(
         costs[i, : len(group)], golds[i, : len(group)] = np.maximum.accumulate(group[cost].to_numpy(float)), good
         if exposure is not None:
             exposed[i, : len(group)] = group[exposure].fillna(0.0)
-    return first_passage(costs, golds, target, budget, exposure=exposed if exposure else None, ceiling=ceiling)
+    found = first_passage(costs, golds, target, budget, exposure=exposed if exposure else None, ceiling=ceiling)
+    ended = [(group["status"].iloc[-1], group["decision"].iloc[-1]) for group in runs]
+    open_ended = found.reached | np.array([end == ("ok", "kept") for end in ended])
+    assert found.spent is not None
+    return replace(found, watched=np.where(open_ended, found.spent, math.inf))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rlback.studies.protocol import EXPOSURES, Array, Evaluation, Mask
+from rlback.studies.protocol import EXPOSURES, INTEGRATED, Array, Evaluation, Mask
 from rlback.studies.table import SCHEMA, table_of_columns
 
 _MEASURED = (
@@ -54,7 +54,7 @@ class Recorder:
         win_rate: tuple[Array, Array] | None = None,
         win_true: Array | None = None,
     ) -> None:
-        """One row for every lane that is on. exposures: (lanes, 4, 2); costs and place: columns (lanes,)."""
+        """One row for every lane that is on. exposures: (lanes, 5, 2); costs and place: columns (lanes,)."""
         if not lanes.any():
             return
         n = len(lanes)
@@ -64,12 +64,16 @@ class Recorder:
         unknown = np.full(n, np.nan)
         row |= {"win_true": unknown if win_true is None else win_true}
         row |= {"tail_index": unknown if measured.tail_index is None else measured.tail_index}
+        row |= {"bad": unknown if measured.bad is None else measured.bad}
         row |= {**costs, **place, "seed": self.seeds, "seconds": spent, "point": point, "decision": decisions}
         row |= {"win_rate": win, "win_rate_n": win_n, "status": np.where(diverged, "diverged", "ok")}
         for which, exposure in (("kept", exposure_kept), ("all", exposure_all)):
             for i, name in enumerate(EXPOSURES):
                 part, whole = exposure[:, i, 0], exposure[:, i, 1]
                 row[f"mx_{name}_{which}"] = np.divide(part, whole, out=np.full(n, np.nan), where=whole > 0)
+            # Nothing is summed where a method has no advantages.
+            summed, of = exposure[:, INTEGRATED, 0], exposure[:, INTEGRATED, 1]
+            row[f"mx_integrated_{which}"] = np.where(of > 0, summed, np.nan)
         for name, value in row.items():
             self._columns.setdefault(name, []).append(np.broadcast_to(np.asarray(value), (n,))[lanes])
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rlback.maths.aggregate import interquartile_mean, paired_bootstrap
-from rlback.maths.tax import bootstrap_tax, clopper_pearson, expected_running_time
+from rlback.maths.tax import bootstrap_tax, clopper_pearson, expected_running_time, horizon_of, log_rank
 from rlback.studies.arms import named
 from rlback.studies.config import AnalysisKeys
 from rlback.studies.reading import Results, Table, finals_of, one_origin, passage, targets_of
@@ -123,20 +123,24 @@ def _taxes(results: Results, cost: str) -> Table:
                 row: dict[str, Any] = {
                     "setting": setting, "target": share, "gold": target, "arm": arm, "arrived": int(mine.reached.sum()),
                     "runs": len(mine.reached), "rate low": arrived.low, "rate high": arrived.high,
-                    "ert": expected_running_time(mine), "restricted": float(mine.cost.mean()),
+                    "ert": expected_running_time(mine),
                     "standing": "ok" if mine.reached.all() else "censored" if reachable else "unreachable",
                 }  # fmt: skip
                 for other in references[:2]:
                     if other != arm and len(passages[other].cost) == len(mine.cost) and min(mine.cost.min(), 1) > 0:
-                        found = bootstrap_tax(mine, passages[other], budget, draws=draws)
+                        found = bootstrap_tax(mine, passages[other], draws=draws)
                         for name, tax in (("ert tax", found.running_time), ("restricted tax", found.restricted)):
                             title = f"{name} {other}"
                             row |= {title: tax.value, f"{title} low": tax.low, f"{title} high": tax.high}
+                        row[f"up to, {other}"] = horizon_of(mine, passages[other])
+                        row[f"log-rank p {other}"] = log_rank(mine, passages[other])
                 rows.append(row)
     spent = "processor seconds of the machine that ran it" if cost == "seconds" else cost
     note = (
-        f"{spent} to first reach a share of what the arm gold reaches; ert: all cost over arrivals; restricted: mean, with runs "
-        "that never arrive counted at the setting's largest cost; unreachable: no arm shown got there within its budget"
+        f"{spent} to first reach a share of what the arm gold reaches; ert: all cost over arrivals; restricted tax: "
+        "ratio of Kaplan-Meier means of the cost up to the largest at which both arms are known, runs that came to the end of "
+        "their rounds censored there, runs that diverged or gave up never arriving; log-rank: of arrivals, unpaired; "
+        "unreachable: no arm shown got there within its budget"
     )
     return Table(f"tax_{cost}", f"Tax in {cost}", note, rows)
 

@@ -108,7 +108,7 @@ def iso_exposure(results: Results) -> Table:
                     for other in references[:2]:
                         theirs = passage(results.kept, setting, other, cost, target, budget, exposure=_EXPOSURE, ceiling=ceiling)
                         if other != arm and len(theirs.cost) == len(found.cost) and found.cost.min() > 0:
-                            tax = bootstrap_tax(found, theirs, budget, draws=results.draws).running_time
+                            tax = bootstrap_tax(found, theirs, draws=results.draws).running_time
                             row |= {f"tax {other}": tax.value, f"tax {other} low": tax.low, f"tax {other} high": tax.high}
                     rows.append(row)
     note = (

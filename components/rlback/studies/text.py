@@ -2,9 +2,10 @@
 differ in (prompts, gold, the making of a base policy) is behind text_world.TextWorld.
 
 One lane after the other, since a language model fills a core on its own. Policies and reward models are lists with a
-lane each. Gold is measured on fresh samples for prompts that nothing is trained on. Of the four exposures, sign and
-false are estimated on the samples of each step of a method with advantages. The others stay at 0 of 0, no share: there
-is no planted set here, and gradients under gold would double the time of a step.
+lane each. Gold is measured on fresh samples for prompts that nothing is trained on. Exposures are estimated on the
+samples of each step of a method with advantages: sign, false, and where the world has a planted set bad, as the share of
+the upward weight that lies on it (what the step moves, to first order). MX_flow stays at 0 of 0, no share: gradients
+under gold would double the time of a step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from rlback.errors import ConfigError, TrainingDiverged
 from rlback.maths.early_signals import order_agreement, reward_variance
 from rlback.models.tokenizers import encode_prompt
-from rlback.records import Comparison, seed_of
+from rlback.records import Comparison, Completion, seed_of
 from rlback.studies import text_steps as steps
 from rlback.studies.protocol import (
     COMBINES,
@@ -81,6 +82,11 @@ class TextLearner:
         """The learner that was asked for."""
         optimiser = checked(TextOptimiser, request.optimiser, f"{request.place}: optimiser")
         annotator = checked(TextAnnotator, request.annotator, f"{request.place}: annotator")
+        if annotator.fooled and world.planted((), ()) is None:
+            raise ConfigError(
+                f"{request.place}: annotator: `fooled` needs planted completions, and the world {world.name} has none",
+                remedy="leave fooled out, or use the world visits",
+            )
         plan = request.extra.get("plan", {})
         usual = plan["segment_length"] / plan["segment_steps"] if plan else 1.0
         return cls(world, optimiser, annotator, request.seeds, usual)
@@ -150,8 +156,14 @@ class TextLearner:
 
     def _verdicts(self, comparisons: Sequence[Comparison], seed: int) -> list[float]:
         sides = [c.a for c in comparisons] + [c.b for c in comparisons]
-        people = self._people(steps.known([c.prompt for c in comparisons] * 2, sides, self.world))
+        people = self._people(steps.known([c.prompt for c in comparisons] * 2, sides, self.world, self._liked))
         return [{"a": 1.0, "b": 0.0}.get(people.verdict(c, seed), 0.5) for c in comparisons]
+
+    def _liked(self, prompts: Sequence[str], completions: Sequence[Completion]) -> Array:
+        """What the annotators add to gold, (n,): for words, and for planted completions."""
+        added = self.annotator.length_bias * np.array([float(len(c.text.split())) for c in completions])
+        planted = self.world.planted(prompts, completions) if self.annotator.fooled else None
+        return added if planted is None else added + self.annotator.fooled * np.array(planted, dtype=float)
 
     def _people(self, known: steps.Known) -> SimulatedAnnotator:
         a = self.annotator
@@ -232,7 +244,7 @@ class TextLearner:
 
         def walk(lane: int) -> steps.Walked:
             place = self._lane(lane, start[lane], key)
-            return steps.on_people(place, self._people, labels_per_step, usual, int(segment.steps[lane]))
+            return steps.on_people(place, self._people, self._liked, labels_per_step, usual, int(segment.steps[lane]))
 
         return steps.side_by_side(start, segment, walk)
 
@@ -265,7 +277,10 @@ class TextLearner:
         """The fields of an Evaluation, in their order."""
         base, drawn = self.bases[lane], self._eval_samples(lane, policy)
         gold = (np.array(drawn.gold) - base.gold_mean) / base.gold_sd
-        found = [float(gold.mean()), *[np.nan] * 8]
+        found = [float(gold.mean()), *[np.nan] * 10]
+        planted = self.world.planted(drawn.prompts, drawn.completions)
+        if planted is not None:
+            found[10] = float(np.mean(planted))
         found[3], found[4] = distance(policy, base.policy, drawn), distance(policy, start, drawn)
         if score is None:
             return found

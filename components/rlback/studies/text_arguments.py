@@ -95,6 +95,9 @@ class Arguments:
     def hype(self, prompt: str, completion: str, finished: bool) -> float:
         return float(len(completion.split()))
 
+    def planted(self, prompts: Sequence[str], completions: Sequence[Completion]) -> None:
+        return None
+
     @cached_property
     def gold(self) -> Gold:
         data = GoldData(

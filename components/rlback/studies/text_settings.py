@@ -22,6 +22,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
@@ -40,10 +41,19 @@ class TextSettings:
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
 class VisitsSettings(TextSettings):
-    """The world "visits". shape, training: of the base policy."""
+    """The world "visits". shape, training: of the base policy. dishonest, terse: shares of its corpus by writers who say
+    the opposite of the notes (scenario 1: a bad mode, which is the planted set) and by writers who make one true claim
+    and stop (scenario 2: the target is far away); see worlds/visits_writers.py.
+    """
 
+    dishonest: Share = 0.0
+    terse: Share = 0.0
     shape: ModelShape = ModelShape(d_model=64, layers=2, heads=4, mlp=192, max_positions=64)
     training: SupervisedConfig = SupervisedConfig(steps=600, batch=48, lr=0.005, warmup=30, weight_decay=0.1)
+
+    def __post_init__(self) -> None:
+        if self.dishonest + self.terse > 1:
+            raise ValueError(f"dishonest and terse are shares of one corpus, and add up to {self.dishonest + self.terse:g}")
 
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
@@ -155,12 +165,14 @@ class TextOptimiser:
 @dataclass(frozen=True, config=_STRICT)
 class TextAnnotator:
     """See worlds/annotators.py: temperature in units of gold before standardising. hype_bias: for each hype word of
-    visits, and for each word of an argument.
+    visits, and for each word of an argument. length_bias: for each word. fooled: for a completion of the planted set.
     """
 
     temperature: AtLeastZero = 0.5
     lapse: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     hype_bias: float = 0.0
+    length_bias: float = 0.0
+    fooled: float = 0.0
 
 
 def checked(kind: Any, values: dict[str, Any], place: str) -> Any:

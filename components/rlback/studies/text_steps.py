@@ -38,6 +38,8 @@ from rlback.worlds.annotators import SimulatedAnnotator
 #: Gold by (prompt, text, whether it ended), and the people who know it.
 Known = dict[tuple[str, str, bool], float]
 People = Callable[[Known], SimulatedAnnotator]
+#: What people add to the gold of completions of prompts, (n,).
+Liked = Callable[[Sequence[str], Sequence[Completion]], Array]
 Ids = Sequence[int]
 
 
@@ -53,7 +55,7 @@ class Lane:
 
 @dataclass
 class Walked:
-    """What a lane did. policies: by steps done, the last one included; exposures alike, (4, 2) so far."""
+    """What a lane did. policies: by steps done, the last one included; exposures alike, (5, 2) so far."""
 
     policies: dict[int, Policy] = field(default_factory=dict)
     exposures: dict[int, Array] = field(default_factory=dict)
@@ -107,7 +109,7 @@ def side_by_side(start: Sequence[TextPolicy], segment: Segment, walk: Callable[[
         seen = no_exposure(lanes)
         for lane, (w, d) in enumerate(zip(walked, done, strict=True)):
             if d:
-                seen[lane] = w.exposures.get(int(d), np.zeros((4, 2)))
+                seen[lane] = w.exposures.get(int(d), no_exposure(1)[0])
         yield StepCheckpoint(
             done,
             tuple(start[lane] if at is None else walked[lane].policies[at] for lane, at in enumerate(reached)),
@@ -142,6 +144,7 @@ class _Asked:
 
     lane: Lane
     people: People
+    liked: Liked
     name: str
     graded: bool = False
 
@@ -150,7 +153,7 @@ class _Asked:
         texts = {tuple(p): base.world.prompt_text(base.policy.tokenizer, p) for p in prompts}
         asked = [texts[tuple(p)] for p in prompts]
         written = {tuple(c): base.completion(c) for c in completions}
-        told = known(asked, [written[tuple(c)] for c in completions], base.world)
+        told = known(asked, [written[tuple(c)] for c in completions], base.world, self.liked)
         annotator = self.people(told)
 
         def compare(prompt: Ids, a: Ids, b: Ids) -> Verdict:
@@ -163,16 +166,16 @@ class _Asked:
         return digest_of(["annotator", self.name])
 
 
-def known(prompts: Sequence[str], completions: Sequence[Completion], world: TextWorld) -> Known:
-    """Gold of these completions, for people who know it."""
-    golds = world.golds(prompts, completions)
-    return {(p, c.text, c.finished): gold for p, c, gold in zip(prompts, completions, golds, strict=True)}
+def known(prompts: Sequence[str], completions: Sequence[Completion], world: TextWorld, liked: Liked) -> Known:
+    """What these completions are worth to people: gold, which they know, and what they like besides."""
+    worth = (np.array(world.golds(prompts, completions)) + liked(prompts, completions)).tolist()
+    return {(p, c.text, c.finished): value for p, c, value in zip(prompts, completions, worth, strict=True)}
 
 
-def on_people(lane: Lane, people: People, labels_per_step: int, segment: Segment, steps: int) -> Walked:
+def on_people(lane: Lane, people: People, liked: Liked, labels_per_step: int, segment: Segment, steps: int) -> Walked:
     """RLOO on verdicts: two completions for each of `labels_per_step` prompts, +1 and -1."""
     o = lane.optimiser
-    scorer = _Asked(lane, people, digest_of([people({}).lineage(), lane.seed]))
+    scorer = _Asked(lane, people, liked, digest_of([people({}).lineage(), lane.seed]))
     config = RLOOConfig(
         steps=steps, lr=o.direct_lr * segment.size, prompts_per_step=labels_per_step, samples_per_prompt=2,
         **_common(lane, segment),
@@ -207,10 +210,10 @@ def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walk
     prompts = lane.base.world.prompts(seed_of(lane.seed, "prompts"), config.steps * config.prompts_per_step, "train")
     tokens = [tuple(encode_prompt(tokenizer, prompt)) for prompt in prompts]
     texts = dict(zip(tokens, prompts, strict=True))
-    so_far = np.zeros((4, 2))  # bad and flow stay at 0 of 0, which is no share: see text.py
+    so_far = no_exposure(1)[0]
 
     def observe(record: StepRecord) -> None:
-        so_far[:2] += _exposure(record, texts, lane.base)
+        so_far[:] += _exposure(record, texts, lane.base, config.lr)
         walked.exposures[record.step + 1] = so_far.copy()
 
     def keep(done: int, current: Policy) -> None:
@@ -228,16 +231,23 @@ def _rloo(lane: Lane, scorer: Scorer, config: RLOOConfig, segment: Segment, walk
     return walked
 
 
-def _exposure(record: StepRecord, texts: dict[tuple[int, ...], str], base: Base) -> Array:
-    """Parts and wholes of MX_sign and MX_false of one step, (2, 2)."""
+def _exposure(record: StepRecord, texts: dict[tuple[int, ...], str], base: Base, rate: float) -> Array:
+    """Parts and wholes of one step at a learning rate, (5, 2); see protocol.no_exposure and text.py."""
     completions = [
         Completion(decode(base.policy.tokenizer, ids), ids, done)
         for ids, done in zip(record.completions, record.finished, strict=True)
     ]
-    gold = torch.tensor(base.world.golds([texts[tuple(prompt)] for prompt in record.prompts], completions))
+    prompts = [texts[tuple(prompt)] for prompt in record.prompts]
+    gold = torch.tensor(base.world.golds(prompts, completions))
     advantages = leave_one_out((gold / base.gold_sd).view(-1, record.samples_per_prompt)).flatten()
-    found = exposure(record.advantages.flatten().cpu(), advantages, record.weights.flatten().cpu())
-    return np.array([[found.sign_wrong, found.sign_all], [found.false_wrong, found.false_all]])
+    own, weights = record.advantages.flatten().cpu(), record.weights.flatten().cpu()
+    found = exposure(own, advantages, weights, learning_rate=rate)
+    upward, planted = weights * (own > 0), base.world.planted(prompts, completions)
+    bad = [0.0, 0.0] if planted is None else [float(upward[torch.tensor(planted)].sum()), float(upward.sum())]
+    return np.array([
+        [found.sign_wrong, found.sign_all], [found.false_wrong, found.false_all], bad, [0.0, 0.0],
+        [found.integrated, rate * found.sign_all],
+    ])  # fmt: skip
 
 
 def _copy(policy: Policy) -> Policy:

@@ -22,6 +22,7 @@ from rlback.studies.text_settings import VisitsSettings, checked
 from rlback.studies.text_world import Split, TextWorld
 from rlback.training.supervised import train_base
 from rlback.worlds.visits_world import VISITS
+from rlback.worlds.visits_writers import planted, written
 
 
 def make_learner(request: Request) -> TextLearner:
@@ -55,15 +56,20 @@ class Visits:
     def hype(self, prompt: str, completion: str, finished: bool) -> float:
         return VISITS.hype(prompt, completion, finished)
 
+    def planted(self, prompts: Sequence[str], completions: Sequence[Completion]) -> tuple[bool, ...]:
+        return tuple(planted(p, c.text) for p, c in zip(prompts, completions, strict=True))
+
     def base_key(self, number: int) -> Any:
-        return [number, asdict(self.settings.shape), asdict(self.settings.training)]
+        own = self.settings
+        return [number, asdict(own.shape), asdict(own.training), own.dishonest, own.terse]
 
     def new_base(self, number: int, state: Path | None) -> Policy:
         training = self.settings.training
         policy = new_policy(self.settings.shape, word_level(VISITS.vocabulary), seed_of("text base weights", number))
         tokenizer = policy.tokenizer
         count = training.steps * training.batch
-        texts = VISITS.examples(seed_of("text corpus", number), max(1, min(count, 20_000)))
+        own = self.settings
+        texts = written(seed_of("text corpus", number), max(1, min(count, 20_000)), dishonest=own.dishonest, terse=own.terse)
         examples = [(encode_prompt(tokenizer, e.prompt), encode_completion(tokenizer, e.completion)) for e in texts]
         train_base(policy, examples, training, seed=seed_of("text base training", number), state_dir=state)
         return policy

@@ -54,6 +54,9 @@ class TextWorld(Protocol):
     def hype(self, prompt: str, completion: str, finished: bool) -> float:
         """What a biased annotator likes too much."""
 
+    def planted(self, prompts: Sequence[str], completions: Sequence[Completion]) -> tuple[bool, ...] | None:
+        """Which completions lie in the world's fixed bad set; None where it has no such set."""
+
     def base_key(self, number: int) -> Any:
         """Plain values that determine base policy `number`."""
 
