@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rlback.studies.bandit import make_learner
-from rlback.studies.protocol import Batch, Request, Segment
+from rlback.studies.protocol import INTEGRATED, Batch, Request, Segment
+from rlback.worlds.bandit.policies import log_softmax
 
 WORLD = {"contexts": 3, "actions": 12, "warmth": 1.0, "planted": 1}
 
@@ -79,3 +80,26 @@ def test_the_base_policy_is_at_nought():
     found = one.evaluate(base, base, None, pairs=False)
     for column in (found.gold, found.kl, found.kl_segment):
         assert np.allclose(column, 0, atol=1e-9)
+
+
+def test_integrated_exposure_is_the_wrong_weight_times_how_far_each_step_went():
+    one, _, reward, _ = walked((1, 2), (2, 2))
+    end = list(one.optimise(one.base(), reward, segment(4, 1), ("steps", 2)))[-1]
+    assert (end.exposure[:, 0, 0] > 0).all()
+    assert end.exposure[:, INTEGRATED] == pytest.approx(np.sqrt(2) * 0.2 * end.exposure[:, 0])
+
+
+def test_an_implicit_reward_orders_pairs_by_what_moved_up():
+    """Tilted by gold it is always right, tilted against it never, and the base policy says nothing: one half."""
+    one = learner(1, 2)
+    base, gold = one.base(), one.bandit.gold
+    found = [
+        one.evaluate(log_softmax(base + sign * gold), base, None, pairs=False).accuracy_implicit.tolist()
+        for sign in (1, -1, 0)
+    ]
+    assert found == [[1, 1], [0, 0], [0.5, 0.5]]
+
+
+def test_the_share_of_the_bad_set_is_its_probability():
+    one = make_learner(Request({**WORLD, "bad_mass": 0.3}, {}, {}, (1, 2)))
+    assert one.evaluate(one.base(), one.base(), None, pairs=False).bad == pytest.approx([0.3, 0.3])

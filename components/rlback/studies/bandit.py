@@ -231,6 +231,7 @@ class BanditLearner:
             "kl": np.maximum(policies.kl(policy, self.bandit.base), 0.0),
             "kl_segment": np.maximum(policies.kl(policy, start), 0.0),
             "bad": policies.value(policy, self.bandit.bad.astype(float)),
+            "accuracy_implicit": self._accuracy(self.bandit.base, policy - self.bandit.base),
         }
         if reward is not None:
             found["proxy_standardised"] = policies.value(policy, reward.table)
@@ -238,8 +239,8 @@ class BanditLearner:
             found["reward_variance"] = policies.spread(policy, reward.table) ** 2
             if pairs:
                 found["tail_index"] = truth.tail_index(self.bandit, policy, reward, self._draws(("tail",)))
-                found["accuracy_on_policy"] = self._accuracy(policy, reward)
-                found["accuracy_heldout"] = self._accuracy(self.bandit.base, reward)
+                found["accuracy_on_policy"] = self._accuracy(policy, reward.table)
+                found["accuracy_heldout"] = self._accuracy(self.bandit.base, reward.table)
                 if len(reward.members) > 1:
                     found["spread"] = self.disagreement(policy, reward)
         return Evaluation(**found)
@@ -263,10 +264,10 @@ class BanditLearner:
         annotator = replace(self.annotator, **truth.UNBIASED) if swap.labels == "gold" else self.annotator
         return BudgetedBandit(self.config, annotator, self.optimiser, self.seeds, swap.optimiser == "exact")
 
-    def _accuracy(self, policy: Array, reward: Scores) -> Array:
-        """Share of pairs of the policy's samples with a difference in gold that the score orders alike, ties one half."""
+    def _accuracy(self, policy: Array, table: Array) -> Array:
+        """Share of pairs of the policy's samples with a difference in gold that a table orders alike, ties one half."""
         drawn = label(self.bandit, BanditAnnotator(temperature=0), policy, policy, ACCURACY_PAIRS, self._draws(("accuracy",)))
-        gold, score = self._difference(self.bandit.gold, drawn), self._difference(reward.table, drawn)
+        gold, score = self._difference(self.bandit.gold, drawn), self._difference(table, drawn)
         counts = gold != 0
         right = 0.5 * (1 + np.sign(gold * score))
         return np.divide((right * counts).sum(-1), counts.sum(-1), out=np.full(self.lanes, np.nan), where=counts.any(-1))

@@ -95,7 +95,8 @@ class Evaluation:
     the same on base pairs nothing is fitted to. spread: standard deviation over the members of an ensemble of the
     standardised score, mean over the policy. reward_variance: of the standardised score under the policy. tail_index:
     Hill's, of the standardised score less gold over the policy's samples. bad: share of the policy's completions in
-    the fixed bad set. Both None where they are not measured.
+    the fixed bad set. accuracy_implicit: share of the base pairs that log policy - log base, the policy's implicit reward
+    (Rafailov et al. 2305.18290), orders as gold does. All three None where they are not measured.
     """
 
     gold: Array
@@ -109,6 +110,7 @@ class Evaluation:
     reward_variance: Array
     tail_index: Array | None = None
     bad: Array | None = None
+    accuracy_implicit: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,9 @@ class Recorder:
         row: dict[str, Any] = {name: getattr(measured, name) for name in _MEASURED}
         unknown = np.full(n, np.nan)
         row |= {"win_true": unknown if win_true is None else win_true}
-        row |= {"tail_index": unknown if measured.tail_index is None else measured.tail_index}
-        row |= {"bad": unknown if measured.bad is None else measured.bad}
+        for name in ("tail_index", "bad", "accuracy_implicit"):
+            value = getattr(measured, name)
+            row[name] = unknown if value is None else value
         row |= {**costs, **place, "seed": self.seeds, "seconds": spent, "point": point, "decision": decisions}
         row |= {"win_rate": win, "win_rate_n": win_n, "status": np.where(diverged, "diverged", "ok")}
         for which, exposure in (("kept", exposure_kept), ("all", exposure_all)):

@@ -56,6 +56,7 @@ COLUMNS: dict[str, str] = {
        for which, text in (("kept", "updates on the lineage of this row's policy"), ("all", "all updates so far"))},
     **{f"mx_integrated_{which}": f"sum over {text} of learning rate times what MX_sign counts: no share"
        for which, text in (("kept", "updates on the lineage of this row's policy"), ("all", "all updates so far"))},
+    "accuracy_implicit": "share of base pairs that log policy less log base orders as gold does",
     "bad": "share of the policy's completions in the fixed bad set, where the world has one",
     "win_rate": "candidate against start by the labels of this attempt",
     "win_rate_n": "how many labels that is",
@@ -73,7 +74,7 @@ def _kind(name: str) -> pa.DataType:
 
 SCHEMA = pa.schema([pa.field(name, _kind(name), nullable=_kind(name) == pa.float64()) for name in COLUMNS])
 #: Results from before these columns were recorded are read with none of them.
-_LATER = ("win_true", "tail_index", "mx_integrated_kept", "mx_integrated_all", "bad")
+_LATER = ("win_true", "tail_index", "mx_integrated_kept", "mx_integrated_all", "accuracy_implicit", "bad")
 #: Rows are unique in these, and sorted by them.
 IDENTITY = ("setting", "arm", "seed", "round", "attempt", "point", "step")
 _COMMITS = b"rlback.commits"

@@ -21,6 +21,7 @@ import torch
 
 from rlback.errors import ConfigError, TrainingDiverged
 from rlback.maths.early_signals import order_agreement, reward_variance
+from rlback.models.policy import Policy
 from rlback.models.tokenizers import encode_prompt
 from rlback.records import Comparison, Completion, seed_of
 from rlback.studies import text_steps as steps
@@ -39,7 +40,7 @@ from rlback.studies.protocol import (
     StepCheckpoint,
 )  # fmt: skip
 from rlback.studies.text_base import Base, make_base
-from rlback.studies.text_policies import TextPolicy, distance, drawn_from, weights_of
+from rlback.studies.text_policies import TextPolicy, distance, drawn_from, logps_of, weights_of
 from rlback.studies.text_scores import Score, joined, scores_of
 from rlback.studies.text_settings import TextAnnotator, TextOptimiser, checked
 from rlback.studies.text_world import Drawn, TextWorld
@@ -277,10 +278,13 @@ class TextLearner:
         """The fields of an Evaluation, in their order."""
         base, drawn = self.bases[lane], self._eval_samples(lane, policy)
         gold = (np.array(drawn.gold) - base.gold_mean) / base.gold_sd
-        found = [float(gold.mean()), *[np.nan] * 10]
+        found = [float(gold.mean()), *[np.nan] * 11]
         planted = self.world.planted(drawn.prompts, drawn.completions)
         if planted is not None:
             found[10] = float(np.mean(planted))
+        if pairs and isinstance(policy, Policy) and policy is not base.policy:
+            held = self._eval_samples(lane, base.policy)
+            found[11] = _agreement(logps_of(policy, held) - np.array(held.logps), held.gold)
         found[3], found[4] = distance(policy, base.policy, drawn), distance(policy, start, drawn)
         if score is None:
             return found
@@ -290,9 +294,8 @@ class TextLearner:
         if pairs:
             held = self._eval_samples(lane, base.policy)
             for place, sample in ((5, drawn), (6, held)):
-                proxy = (values if sample is drawn else scores_of(score, sample).numpy()).reshape(-1, 2)
-                shares = order_agreement(proxy, np.array(sample.gold).reshape(-1, 2))
-                found[place] = float(np.nanmean(shares)) if np.isfinite(shares).any() else np.nan
+                proxy = values if sample is drawn else scores_of(score, sample).numpy()
+                found[place] = _agreement(proxy, sample.gold)
             found[7] = float(score.members(drawn.ids, [c.ids for c in drawn.completions]).std(0, unbiased=False).mean())
         return found
 
@@ -328,3 +331,9 @@ class TextLearner:
 
     def _seed(self, lane: int, *key: str | int) -> int:
         return seed_of("text", self.seeds[lane], *key)
+
+
+def _agreement(scores: Array, gold: Sequence[float]) -> float:
+    """Share of pairs of a prompt's two samples that scores (n,) order as gold does; NaN where no golds differ."""
+    shares = order_agreement(scores.reshape(-1, 2), np.array(gold).reshape(-1, 2))
+    return float(np.nanmean(shares)) if np.isfinite(shares).any() else np.nan

@@ -12,6 +12,7 @@ from rlback.errors import ConfigError
 from rlback.maths.best_of_n import kl_bound
 from rlback.maths.masking import length_chunks
 from rlback.models.policy import Policy, token_logps
+from rlback.studies.protocol import Array
 from rlback.studies.text_base import draw
 from rlback.studies.text_scores import Score, scores_of
 from rlback.studies.text_world import Drawn, TextWorld
@@ -67,11 +68,16 @@ def distance(policy: TextPolicy, other: TextPolicy, drawn: Drawn) -> float:
         return kl_bound(policy.n) + below
     if isinstance(other, BestOf) or drawn.logps is None:
         return float("nan")
-    theirs = np.zeros(len(drawn.ids))
+    return max(0.0, float((np.array(drawn.logps) - logps_of(other, drawn)).mean()))
+
+
+def logps_of(policy: Policy, drawn: Drawn) -> Array:
+    """Log-probabilities (n,) of completions under a policy, in nats."""
+    found = np.zeros(len(drawn.ids))
     completions = [c.ids for c in drawn.completions]
-    pad = other.tokenizer.pad_token_id
+    pad = policy.tokenizer.pad_token_id
     with torch.no_grad():
         for rows in length_chunks([len(p) + len(c) for p, c in zip(drawn.ids, completions, strict=True)], _MAX_PADDED):
-            logps, _ = token_logps(other.model, [drawn.ids[r] for r in rows], [completions[r] for r in rows], pad)
-            theirs[rows] = logps.double().sum(1).cpu().numpy()
-    return max(0.0, float((np.array(drawn.logps) - theirs).mean()))
+            logps, _ = token_logps(policy.model, [drawn.ids[r] for r in rows], [completions[r] for r in rows], pad)
+            found[rows] = logps.double().sum(1).cpu().numpy()
+    return found

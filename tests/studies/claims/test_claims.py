@@ -100,11 +100,15 @@ def test_c12_hump_over_beta() -> None:
     assert scorers.c12(table(1.5)).verdict == "fails"
 
 
-@pytest.mark.parametrize(("lead", "verdict"), [(0.3, "holds"), (-0.3, "fails")])
-def test_c13_at_equal_distance(lead: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("lead", "classifies", "verdict"), [(0.3, 0.1, "holds"), (-0.3, 0.1, "fails"), (0.3, -0.1, "fails")]
+)
+def test_c13_at_equal_distance(lead: float, classifies: float, verdict: str) -> None:
+    """Offline orders 0.6 of the base pairs at every distance, online less or more."""
     rows = Rows()
-    rows.path("main", "dpo-offline-all", D, gold=lambda d: 0.5 * d)
-    rows.ends("main", "dpo-online-all", [{"gold": 0.5 * r + lead, "kl": float(r**2)} for r in (1, 2, 3)])
+    rows.path("main", "dpo-offline-all", D, gold=lambda d: 0.5 * d, accuracy_implicit=lambda d: 0.6 + 0 * d)
+    ends = [{"gold": 0.5 * r + lead, "kl": float(r**2), "accuracy_implicit": 0.6 - classifies} for r in (1, 2, 3)]
+    rows.ends("main", "dpo-online-all", ends)
     assert scorers.c13(Evidence(rows.table())).verdict == verdict
 
 

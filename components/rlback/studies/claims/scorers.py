@@ -77,22 +77,30 @@ def c12(evidence: Evidence) -> Finding:
 
 
 def c13(evidence: Evidence) -> Finding:
-    """Online beats offline at equal KL. (The offline policy as the better classifier of pairs is another matter.)"""
+    """Online beats offline at equal KL; the offline policy's implicit reward is the better classifier of base pairs."""
     online, offline = ("main", "dpo-online-all"), ("main", "dpo-offline-all")
     seeds = evidence.seeds(online, offline)
     rounds = evidence.rounds(*online)
-    on = [evidence.by_round(c, *online, rounds, seeds) for c in ("kl", "gold")]
-    off = evidence.curve(("kl", "gold"), *offline, seeds=seeds)[1]
-    for path in (on, off):  # both begin at the base policy
-        path[:] = [np.concatenate([np.zeros((len(seeds), 1)), column], 1) for column in path]
+    columns = ("kl", "gold", "accuracy_implicit")
+    on = [evidence.by_round(c, *online, rounds, seeds) for c in columns]
+    off = evidence.curve(columns, *offline, seeds=seeds)[1]
+    for path in (on, off):  # both begin at the base policy, whose implicit reward is a tie everywhere
+        path[:] = [
+            np.concatenate([np.full((len(seeds), 1), start), column], 1)
+            for start, column in zip((0.0, 0.0, 0.5), path, strict=True)
+        ]
     shared = 0.9 * np.minimum(on[0].max(1), off[0].max(1))
-    part = above("gold at nine tenths of the KL that both reach", *(_at_kl(*path, shared) for path in (on, off)))
-    return Finding((part,), "dpo-online-all by rounds against dpo-offline-all by steps, both on all of equally many labels",
-                   "which of the two orders given pairs better: an implicit reward is in no column of the table")  # fmt: skip
+    gold = above("gold at nine tenths of the KL that both reach", *(_at_kl(*path[:2], shared) for path in (on, off)))
+    pairs = above(
+        "base pairs ordered as gold does by the implicit reward, at the same KL, offline over online",
+        *(_at_kl(path[0], path[2], shared) for path in (off, on)),
+    )
+    about = "dpo-online-all by rounds against dpo-offline-all by steps, both on all of equally many labels"
+    return Finding((gold, pairs), about)
 
 
 def _at_kl(kl: Array, gold: Array, wanted: Array) -> Array:
-    """Gold (seeds,) where paths (seeds, points) first reach the KL wanted, by straight lines between points."""
+    """What a column is (seeds,) where paths (seeds, points) first reach the KL wanted, by straight lines between points."""
     found = np.full(len(wanted), np.nan)
     for s, target in enumerate(wanted):
         i = int(np.argmax(kl[s] >= target))
