@@ -112,7 +112,7 @@ def _restricted_means(passage: Passage, rows: NDArray[np.int64], horizon: float)
     watched, runs = _watched(passage), len(passage.cost)
     # Passages before censored runs of the same cost, which are at risk there.
     order = np.lexsort((~passage.reached, watched))
-    counts = np.stack([np.bincount(row, minlength=runs) for row in rows])[:, order].astype(float)
+    counts = (rows[:, :, None] == np.arange(runs)).sum(1)[:, order].astype(float)
     at_risk = counts[:, ::-1].cumsum(1)[:, ::-1]
     passed = counts * passage.reached[order]
     survival = np.cumprod(1 - np.divide(passed, at_risk, out=np.zeros_like(passed), where=at_risk > 0), axis=1)
