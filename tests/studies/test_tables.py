@@ -15,6 +15,7 @@ from rlback.studies.tables import TABLES, contrasts, read
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
 from rlback.studies.tables_equal import equal_cost
+from rlback.studies.tables_falls import falls
 from rlback.studies.tables_gates import approvals, gate_errors
 from rlback.studies.tables_signals import early_signals
 from rlback.studies.tables_tax import decomposition, iso_exposure
@@ -77,6 +78,18 @@ def test_the_primary_arm_is_set_against_every_other_one_by_seed():
     assert (row["less"], row["seeds"], row["final gold"], row["mx_sign_kept"]) == ("take-last", 2, 0.5, -0.25)
     assert (row["final gold low"], row["final gold high"]) == (0.5, 0.5)
     assert "mx_flow_kept" not in row
+
+
+def test_a_fall_that_is_kept_is_counted_and_so_is_one_that_was_mended():
+    """Seed 0 falls twice and gets out of it once; seed 1 keeps nothing fallen, though a candidate was."""
+    rows = base(0, 1, arm="take-last")
+    for turn, gold in enumerate((-1.0, 0.5, -2.0), 1):
+        rows += attempt(0, turn, 1, turn, gold, gold, arm="take-last")
+    rows += attempt(1, 1, 1, 1, 1.0, 1.0, arm="take-last") + attempt(1, 2, 1, 2, -3.0, 1.0, arm="take-last")
+    (row,) = falls(made(rows)).rows
+    assert (row["kept"], row["fallen"], row["at the end"], row["lowest kept"]) == (4, 2, 1, -2)
+    assert (row["with a round after"], row["mended in it"]) == (1, 1)
+    assert (row["candidates"], row["candidates fallen"]) == (5, 3)
 
 
 def test_at_equal_cost_what_came_later_does_not_count():

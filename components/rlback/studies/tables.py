@@ -19,6 +19,7 @@ from rlback.studies.reading import Results, Table, finals_of, one_origin, passag
 from rlback.studies.tables_attribution import attribution
 from rlback.studies.tables_curves import bends, refreshes
 from rlback.studies.tables_equal import equal_cost
+from rlback.studies.tables_falls import falls
 from rlback.studies.tables_gates import approvals, gate_errors
 from rlback.studies.tables_signals import early_signals
 from rlback.studies.tables_tax import decomposition, iso_exposure
@@ -151,6 +152,7 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "finals": finals,
     "contrasts": contrasts,
     "equal_cost": equal_cost,
+    "falls": falls,
     "tax_labels": lambda results: _taxes(results, "labels"),
     "tax_updates": lambda results: _taxes(results, "updates"),
     "tax_seconds": lambda results: _taxes(results, "seconds"),
