@@ -27,7 +27,8 @@ def falls(results: Results) -> Table:
                 row["at the end"] += int(low[-1])
                 row["with a round after"] += int(low[:-1].sum())
                 row["mended in it"] += int((low[:-1] & (gold[1:] > 0)).sum())
-            row |= {"candidates": len(tried), "candidates fallen": int(((tried["gold"] < FALLEN) | (tried["status"] == "diverged")).sum())}
+            fallen = (tried["gold"] < FALLEN) | (tried["status"] == "diverged")
+            row |= {"candidates": len(tried), "candidates fallen": int(fallen.sum())}
             rows.append(row | {"lowest kept": float(kept["gold"].min())})
     note = (
         f"fallen: gold below {FALLEN:g}".replace("-", "−") + "; kept: policies kept at the end of a round, of all seeds; mended: "
