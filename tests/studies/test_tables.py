@@ -10,6 +10,7 @@ import pytest
 from rlback.errors import ConfigError
 from rlback.studies import units
 from rlback.studies.config import check_study
+from rlback.studies.pictures import COLOURS, drawn_arms
 from rlback.studies.showing import chosen
 from rlback.studies.tables import TABLES, contrasts, read
 from rlback.studies.tables_attribution import attribution
@@ -304,3 +305,10 @@ def test_a_setting_s_arms_are_those_it_names(tmp_path):
     assert there == [("plain", "take-last"), ("plain", "vanilla"), ("few", "vanilla")]
     with pytest.raises(ConfigError, match="no arm 'vanila'"):
         check_study({**tree, "settings": {"few": {"arms": ["vanila"]}}}, "x")
+
+
+def test_a_figure_draws_the_usual_arms_alike_and_a_study_s_own_in_the_free_places():
+    lines = drawn_arms(["take-last", "mine", "gold", "other"])
+    assert [arm for arm, *_ in lines] == ["mine", "take-last", "other", "gold"]
+    assert {arm: colour for arm, colour, _ in lines}["take-last"] == COLOURS[1]
+    assert len(drawn_arms([f"arm-{n}" for n in range(40)])) == len(COLOURS)

@@ -13,12 +13,17 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
+from rlback.maths.aggregate import interquartile_mean
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+#: Arms drawn first, each always alike; where a study has fewer of them, arms of its own take the others' places.
 ARMS = ("vanilla", "take-last", "from-base", "rollback-once", "rollback-until-approved", "rollback-ladder", "gold")
 COLOURS = ("#b3093c", "#0063a8", "#00795a", "#9c3f86", "#bf4a06", "#806000", "#4f5d6e")
 MARKS = ("x", "o", "s", "^", "D", "v", "*")
+#: Points of the way are drawn where at least this share of the seeds came by: a mean over one or two is a seed's own.
+_SEEN_BY = 0.25
 
 
 def draw(frame: pd.DataFrame, directory: Path) -> dict[str, list[Path]]:
@@ -27,12 +32,11 @@ def draw(frame: pd.DataFrame, directory: Path) -> dict[str, list[Path]]:
     made: dict[str, list[Path]] = {}
     for setting, rows in frame.groupby("setting", sort=False):
         figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-        for arm, colour, mark in zip(ARMS, COLOURS, MARKS, strict=True):
+        for arm, colour, mark in drawn_arms(list(rows["arm"].unique())):
             mine = rows[rows["arm"] == arm]
-            if len(mine):
-                _curve(axes[0], mine, arm, colour)
-                _costs(axes[1], mine, "labels", arm, colour, mark)
-                _costs(axes[2], mine, "updates", arm, colour, mark)
+            _curve(axes[0], mine, arm, colour)
+            _costs(axes[1], mine, "labels", arm, colour, mark)
+            _costs(axes[2], mine, "updates", arm, colour, mark)
         axes[0].set(xlabel="√KL from the base policy", ylabel="gold (sd of the base policy)", title="On the way, kept or not")
         axes[1].set(xlabel="labels, all that influenced anything", title="Kept policy")
         axes[2].set(xlabel="optimiser steps, declined ones too", title="Kept policy")
@@ -42,9 +46,16 @@ def draw(frame: pd.DataFrame, directory: Path) -> dict[str, list[Path]]:
         axes[0].set_ylim(bottom=max(axes[0].get_ylim()[0], -3))
         handles, names = axes[1].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
-        figure.suptitle(f"{setting}: mean over {rows['seed'].nunique()} seeds")
+        figure.suptitle(f"{setting}: interquartile mean over {rows['seed'].nunique()} seeds")
         made[str(setting)] = _saved(figure, directory / str(setting))
     return made
+
+
+def drawn_arms(there: list[str]) -> list[tuple[str, str, str]]:
+    """Arm, colour and mark of each line of a figure, at most as many as there are colours."""
+    free = iter([arm for arm in there if arm not in ARMS])
+    names = [arm if arm in there else next(free, None) for arm in ARMS]
+    return [(arm, *look) for arm, *look in zip(names, COLOURS, MARKS, strict=True) if arm is not None]
 
 
 def draw_approvals(rows: list[dict[str, Any]], directory: Path) -> dict[str, list[Path]]:
@@ -93,13 +104,16 @@ def _saved(figure: Any, place: Path) -> list[Path]:
 
 def _curve(axis, rows: pd.DataFrame, arm: str, colour: str) -> None:  # type: ignore[no-untyped-def]
     points = rows[rows["point"].isin(["step", "candidate"])]
-    grouped = points.assign(d=np.sqrt(points["kl"])).groupby(["round", "attempt", "step"])[["d", "gold"]].mean()
-    for _, part in grouped.groupby(["round", "attempt"]):
+    grouped = points.assign(d=np.sqrt(points["kl"])).groupby(["round", "attempt", "step"])[["d", "gold"]]
+    enough = grouped.count()["gold"] >= _SEEN_BY * rows["seed"].nunique()
+    # What diverged has no gold and no place.
+    middle = grouped.agg(lambda column: interquartile_mean(column.dropna()) if column.notna().any() else np.nan)[enough]
+    for _, part in middle.groupby(["round", "attempt"]):
         axis.plot(part["d"], part["gold"], color=colour, linewidth=1.2, label=arm)
 
 
 def _costs(axis, rows: pd.DataFrame, cost: str, arm: str, colour: str, mark: str) -> None:  # type: ignore[no-untyped-def]
-    """Mean gold of the kept policy at a cost: every run stands at its last kept row until the next."""
+    """Gold of the kept policy at a cost, interquartile mean over seeds: every run stands at its last kept row until the next."""
     kept = rows[rows["point"] == "kept"].sort_values(["seed", "updates", "labels"])
     grid = np.unique(kept[cost].to_numpy())
     if len(grid) > 40:
@@ -108,4 +122,5 @@ def _costs(axis, rows: pd.DataFrame, cost: str, arm: str, colour: str, mark: str
     for _, run in kept.groupby("seed"):
         at = np.searchsorted(run[cost].to_numpy(), grid, side="right") - 1
         values.append(np.where(at >= 0, run["gold"].to_numpy()[np.maximum(at, 0)], 0.0))
-    axis.plot(grid, np.mean(values, 0), color=colour, marker=mark, markersize=4, linewidth=1.4, label=arm)
+    middle = [interquartile_mean(column) for column in np.array(values).T]
+    axis.plot(grid, middle, color=colour, marker=mark, markersize=4, linewidth=1.4, label=arm)
