@@ -66,6 +66,18 @@ def test_collection_that_was_off_stays_off():
         gc.enable()
 
 
+def test_what_was_imported_is_left_out_of_collections_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    """Where a process carries a second campaign on, what the first one held must still be freed."""
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    with no_collection():
+        pass
+    assert frozen == []
+    with no_collection():
+        monkeypatch.setitem(sys.modules, "imported_for_this_test", sys)
+    assert frozen == [True]
+
+
 def test_imports_are_done_without_collection_before_the_server_is_waited_for(project: Project, monkeypatch: pytest.MonkeyPatch):
     """First the server, then what is loaded beside it, then the wait."""
     order: list[Any] = []
