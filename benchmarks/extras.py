@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import statistics
@@ -11,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +18,6 @@ from rlback.project import TOOL_ENVIRONMENT
 
 REPEATS = {"help": 7, "import": 3, "checkpoint": 10}
 IMPORTS = {"ours": "import rlback.training.on_policy", "trl": "from trl import RLOOTrainer"}
-
-#: Model work in a campaign, wherever it is called from.
-INSIDE = (
-    ("rlback.training.supervised", "train_base"),
-    ("rlback.training.reward", "fit_reward"),
-    ("rlback.training.on_policy", "optimise"),
-    ("rlback.models.sampler", "sample"),
-    ("rlback.models.policy", "token_logps"),
-    ("rlback.models.reward_model", "RewardModel.forward"),
-)
-#: What is called from inside these and is book-keeping all the same.
-OUTSIDE = (
-    ("rlback.training.state", "StageState.keep"),
-    ("rlback.training.state", "StageState.resume"),
-    ("rlback.models.checkpoint", "save_policy"),
-    ("rlback.campaign.observations", "Observer.__call__"),
-    ("rlback.campaign.progress", "ProgressFile.report"),
-)
 
 
 def measure(name: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -82,15 +61,17 @@ def _import() -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def _checkpoint() -> tuple[dict[str, float], dict[str, Any]]:
-    return _in_process("checkpoint")
+    return _in_process("benchmarks.extras")
 
 
 def _campaign() -> tuple[dict[str, float], dict[str, Any]]:
-    return _in_process("campaign")
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as project:
+        _run(sys.executable, "-m", "rlback", "init", project)
+        return _in_process("benchmarks.campaign", project)
 
 
-def _in_process(name: str) -> tuple[dict[str, float], dict[str, Any]]:
-    found = json.loads(_run(sys.executable, "-m", "benchmarks.extras", name).strip().splitlines()[-1])
+def _in_process(module: str, *arguments: str) -> tuple[dict[str, float], dict[str, Any]]:
+    found = json.loads(_run(sys.executable, "-m", module, *arguments).strip().splitlines()[-1])
     return found["figures"], found["samples"]
 
 
@@ -121,35 +102,5 @@ def keep_states() -> dict[str, Any]:
     return {"figures": {"checkpoint_cost_s": round(statistics.median(kept), 4)}, "samples": {"seconds": kept}}
 
 
-def outside_share() -> dict[str, Any]:
-    """Share of `rlback run configs/demo.yaml`, from its first import on, that is not model work."""
-    began = time.perf_counter()
-    from benchmarks.profiling import Stopwatch, wrapped
-    from rlback.__main__ import main
-
-    watch = Stopwatch(time.perf_counter)
-    names = [(*name, "inside") for name in INSIDE] + [(*name, "outside") for name in OUTSIDE]
-    printed = io.StringIO()
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as directory:
-        with contextlib.redirect_stdout(printed):
-            _checked(lambda: main(["init", directory]))
-            with wrapped(names, watch) as missing:
-                config = str(ROOT / "configs" / "demo.yaml")
-                _checked(lambda: main(["--project", directory, "run", config, "--json"]))
-        watch.stop()
-        total = time.perf_counter() - began
-    if missing:
-        raise StageError(f"the campaign's work cannot be told apart: {', '.join(missing)} are not there")
-    inside = watch.seconds["inside"]
-    figures = {"campaign_outside_share": round(1 - inside / total, 4)}
-    return {"figures": figures, "samples": {"inside_s": inside, "total_s": total}}
-
-
-def _checked(command: Callable[[], int]) -> None:
-    status = command()
-    if status:
-        raise StageError(f"rlback ended with status {status}")
-
-
 if __name__ == "__main__":
-    print(json.dumps({"checkpoint": keep_states, "campaign": outside_share}[sys.argv[1]]()))
+    print(json.dumps(keep_states()))

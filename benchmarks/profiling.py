@@ -8,6 +8,7 @@ is not there (any more) is listed under `missing`, so that a profile never hides
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -116,6 +117,75 @@ def wrapped(names: Sequence[Wrapped], watch: Stopwatch) -> Iterator[list[str]]:
     finally:
         for owner, attribute, original in reversed(held):
             setattr(owner, attribute, original)
+
+
+@contextmanager
+def wrapped_when_imported(names: Sequence[Wrapped], watch: Stopwatch) -> Iterator[list[str]]:
+    """As `wrapped`, but imports nothing: a function is wrapped once the block itself imports its module.
+
+    Before any other module takes the function from there, so every caller is timed. The list of what is not there is
+    filled when the block is over; a module that was never imported is on it.
+    """
+    held: list[tuple[Any, str, Any]] = []
+    missing: list[str] = []
+    finder = _Finder(names, watch, held)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield missing
+    finally:
+        sys.meta_path.remove(finder)
+        for owner, attribute, original in reversed(held):
+            setattr(owner, attribute, original)
+        missing += finder.left
+
+
+class _Finder:
+    """Passes imports on to the other finders, and wraps what has been looked for when a module is there."""
+
+    def __init__(self, names: Sequence[Wrapped], watch: Stopwatch, held: list[tuple[Any, str, Any]]) -> None:
+        self._names, self._watch, self._held = names, watch, held
+        self.left = [f"{module}.{path}" for module, path, _ in names]
+        for module in {module for module, _, _ in names} & sys.modules.keys():
+            self.wrap(sys.modules[module])
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """What the other finders find."""
+        if name not in {module for module, _, _ in self._names}:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((found for found in others if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self.wrap)
+        return spec
+
+    def wrap(self, module: Any) -> None:
+        """Wraps what is looked for in a module that has just been imported."""
+        for name, path, phase in self._names:
+            if name != module.__name__:
+                continue
+            *owners, attribute = path.split(".")
+            owner = module
+            for each in owners:
+                owner = getattr(owner, each, None)
+            original = getattr(owner, attribute, None)
+            if original is not None:
+                setattr(owner, attribute, _timed(original, self._watch, phase))
+                self._held.append((owner, attribute, original))
+                self.left.remove(f"{name}.{path}")
+
+
+class _Loader:
+    """A module's own loader, and a word when the module is there; one loader may serve many modules, so it is left as it is."""
+
+    def __init__(self, loader: Any, loaded: Callable[[Any], None]) -> None:
+        self._loader, self._loaded = loader, loaded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def exec_module(self, module: Any) -> None:
+        self._loader.exec_module(module)
+        self._loaded(module)
 
 
 def _timed(function: Callable[..., Any], watch: Stopwatch, phase: str) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError, DataError
@@ -107,3 +107,17 @@ def test_foreign_piece_equal_to_a_special_token():
     backend = Tokenizer(models.Unigram(pieces, unk_id=4))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
     assert encode_completion(tokenizer, "a</s>a") == [3, 1, 2, 3, 0]
+
+
+def test_a_tokenizer_file_that_cuts_and_pads_does_neither_here():
+    """A file may ask for 2 tokens a text, cut or padded; what is encoded is the text, as transformers itself would."""
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "<eos>": 2, "<pad>": 3}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.enable_truncation(2)
+    backend.enable_padding(length=2, pad_id=3, pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>")
+    held = tokenizer.backend_tokenizer
+    held.enable_truncation(2)
+    held.enable_padding(length=2, pad_id=3, pad_token="<pad>")
+    assert encode_completion(tokenizer, "a b a b") == [0, 1, 0, 1, 2]
+    assert encode_completion(tokenizer, "b") == [1, 2]

@@ -21,8 +21,8 @@ from rlback.errors import StageError
 from rlback.ledger.store import Transaction
 from rlback.ledger.tables import campaigns, checkpoints, stages
 from rlback.project import Project
-from rlback.records import Completion, Report, digest_of, seed_of, silent
-from rlback.registry.mlflow_store import MlflowStore
+from rlback.records import CheckpointKind, Completion, Report, digest_of, seed_of, silent
+from rlback.registry.mlflow_store import MlflowStore, NewCheckpoint
 from rlback.registry.operations import Version, get_version
 
 if TYPE_CHECKING:
@@ -153,19 +153,24 @@ class Context:
         return load_reward_model(self._location(digest), digest).to(self.config.device)
 
     def save(
-        self, directory: Path, digest: str, kind: str, *, step: int | None = None, metrics: Any = None, run: Any = None
+        self, directory: Path, digest: str, kind: CheckpointKind, *, step: int | None = None, metrics: Any = None, run: Any = None
     ) -> Any:
         """Logs a checkpoint directory as an MLflow LoggedModel; the same one is logged once."""
-        return self.mirror.log_checkpoint(
+        new = self.new_checkpoint(directory, digest, kind, step=step, metrics=metrics)
+        return self.mirror.log_checkpoints([new], experiment=self.campaign, run_id=run)[0]
+
+    def new_checkpoint(
+        self, directory: Path, digest: str, kind: CheckpointKind, *, step: int | None = None, metrics: Any = None
+    ) -> NewCheckpoint:
+        """A checkpoint directory of this stage, to be logged under this stage's name and tags."""
+        return NewCheckpoint(
             directory,
-            experiment=self.campaign,
             name=f"{kind}-r{self.step.round}" + (f"-step{step}" if step is not None else ""),
             digest=digest,
             kind=kind,
             step=step,
             tags={"campaign": self.campaign, "round": str(self.step.round), "stage": self.step.stage},
             metrics=metrics or {},
-            run_id=run,
         )
 
     def draw(self, policy: Policy, prompts: Sequence[str], *, seed: int, per_prompt: int = 1) -> Samples:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,20 +266,6 @@ def prepare(project: Project, name: str, mirror: MlflowStore | None = None) -> N
         mirror.prepare()
         project.sweep_work(name, load_recorded(project, name))
         reconcile(project, mirror, policy)
-
-
-def get_ready(project: Project, name: str) -> None:
-    """Loads and makes what the next stage needs and nothing of it depends on, while the caller waits for something else.
-
-    Optional, and harmless beside a process that carries the campaign on: a stage loads what is missing.
-    """
-    if isinstance(what_next(project, name), Step):
-        for module in ("supervised", "reward", "on_policy"):
-            import_module(f"rlback.training.{module}")
-        mirror = MlflowStore(project.root)
-        require_mirrored(project, mirror, load_campaign(project, name).policy)
-        with project.naming_full_disk():
-            mirror.prepare()
 
 
 def mend_mirrors(project: Project, but: Collection[str] = ()) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
@@ -23,6 +23,10 @@ from rlback.registry.gates import decide, find_gate, gate_id, open_gate
 from rlback.registry.operations import decline, get_version, promote, rolled_back_since
 from rlback.registry.quarantine import supersede_if_changed
 
+if TYPE_CHECKING:
+    from rlback.models.policy import Policy
+    from rlback.models.reward_model import RewardModel
+
 SIMULATED_APPROVER = Actor("sim-approver", "simulated")
 NO_GATE = Actor("no-gate", "simulated")
 
@@ -33,9 +37,12 @@ def run_evaluate(context: Context) -> StageResult:
 
     use_threads(context.config.threads)
     items, labels = _labelled(context)
-    margins, scale = _reward_margins(context, items) if items and context.config.fits_reward_models else ({}, 1.0)
+    # Read once, and every byte checked, for both of what follows.
+    policy = context.load_policy(context.candidate)
+    rewards = context.load_reward_model(context.reward_digest) if context.config.fits_reward_models else None
+    margins, scale = _reward_margins(rewards, policy, items) if items and rewards is not None else ({}, 1.0)
     evidence = _evidence(context, items, labels, margins, scale)
-    measured = _measure(context)
+    measured = _measure(context, policy, rewards)
     evidence["measured"] = {key: measured[key] for key in ("proxy", "kl_ref", "kl_base", "finished")}
     id_ = gate_id(context.campaign, context.step.round, context.step.attempt)
 
@@ -133,14 +140,12 @@ def _statistics(
     }
 
 
-def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[str, float], float]:
+def _reward_margins(model: RewardModel, policy: Policy, items: dict[str, Stored]) -> tuple[dict[str, float], float]:
     """Score of side a less that of side b for each comparison, and what makes a Bradley-Terry log-odds of it."""
     from rlback.models.conversations import prompt_ids
 
-    model = context.load_reward_model(context.reward_digest)
-    tokenizer = context.load_policy(context.candidate).tokenizer
     order = list(items)
-    prompts = [prompt_ids(tokenizer, items[i].comparison.prompt) for i in order]
+    prompts = [prompt_ids(policy.tokenizer, items[i].comparison.prompt) for i in order]
 
     def scores(side: str) -> list[float]:
         return model.score(prompts, [getattr(items[i].comparison, side).ids for i in order]).tolist()
@@ -150,7 +155,7 @@ def _reward_margins(context: Context, items: dict[str, Stored]) -> tuple[dict[st
     return margins, model.raw_scale
 
 
-def _measure(context: Context) -> dict[str, Any]:
+def _measure(context: Context, policy: Policy, rewards: RewardModel | None) -> dict[str, Any]:
     """Proxy, gold and KL (nats per completion, k1) of candidate samples on prompts kept for evaluation."""
     import torch
 
@@ -159,13 +164,10 @@ def _measure(context: Context) -> dict[str, Any]:
 
     config, source = context.config, context.source
     prompts = source.prompts("eval", config.evaluation.prompts, seed_of(config.seed, "eval"))
-    policy = context.load_policy(context.candidate)
     samples = context.draw(policy, prompts, seed=seed_of(config.seed, "eval samples"))
     drawn = completions_of(policy, samples)
     tokens, ids = [prompt_ids(policy.tokenizer, p) for p in prompts], [c.ids for c in drawn]
-    proxy = None
-    if context.config.fits_reward_models:
-        proxy = float(context.load_reward_model(context.reward_digest).score(tokens, ids).mean())
+    proxy = None if rewards is None else float(rewards.score(tokens, ids).mean())
 
     @torch.no_grad()
     def log_probability(which: Any) -> torch.Tensor:
@@ -178,17 +180,18 @@ def _measure(context: Context) -> dict[str, Any]:
         return torch.cat(parts)
 
     own = log_probability(policy)
-    kl = {
-        name: float((own - log_probability(context.load_policy(version))).mean())
-        for name, version in (("kl_ref", context.start), ("kl_base", context.base))
-    }
+    start, base = context.start, context.base
+    kl_ref = float((own - log_probability(context.load_policy(start))).mean())
+    # Until a candidate is approved the start is the base.
+    kl_base = kl_ref if base.digest == start.digest else float((own - log_probability(context.load_policy(base))).mean())
     gold = None
     if source.gold is not None:
         gold = statistics.fmean(source.gold(p, c.text, c.finished) for p, c in zip(prompts, drawn, strict=True))
     return {
         "proxy": proxy,
         "gold": gold,
-        **kl,
+        "kl_ref": kl_ref,
+        "kl_base": kl_base,
         "finished": sum(c.finished for c in drawn) / len(drawn),
         "prompts": len(prompts),
     }

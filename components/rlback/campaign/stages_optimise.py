@@ -14,7 +14,7 @@ from rlback.config import CampaignConfig, DPOCampaign
 from rlback.errors import TrainingDiverged
 from rlback.ledger.store import Transaction
 from rlback.models.manifest import verify_checkpoint
-from rlback.records import CheckpointKind, seed_of
+from rlback.records import CheckpointKind, CheckpointRef, seed_of
 from rlback.registry.operations import Version, add_checkpoint, add_version, get_version
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run_optimise(context: Context) -> StageResult:
         return StageResult({**common, "diverged": error.message})
     rows = [row for row in made.rows if row["step"] < made.steps]
     context.mirror.log_metrics(run, [(row["step"], {k: v for k, v in row.items() if k != "step"}) for row in rows])
-    saved = [_log_step(context, directory, rows, run) for directory in sorted(context.work.glob("step-*[0-9]"))]
+    saved = _log_steps(context, rows, run)
     digest = save_policy(policy, context.work / "candidate")
     ref = context.save(context.work / "candidate", digest, _kind_of(config), step=made.steps, run=run)
     version = context.mirror.create_version(
@@ -162,13 +162,19 @@ def _keep_step(work: Path, done: int, steps: int, policy: Policy) -> None:
         save_policy(policy, directory)
 
 
-def _log_step(context: Context, directory: Path, rows: list[dict[str, Any]], run: str) -> tuple[int, Any]:
-    step = int(directory.name.removeprefix("step-"))
-    # From the directory itself, which is there whole or not at all: a kill may fall between two files.
-    digest = verify_checkpoint(directory).digest
-    at = rows[step - 1] if step <= len(rows) else {}
-    metrics = {k: v for k, v in at.items() if k in ("proxy", "gold", "kl_ref")}
-    return step, context.save(directory, digest, _kind_of(context.config), step=step, metrics=metrics, run=run)
+def _log_steps(context: Context, rows: list[dict[str, Any]], run: str) -> list[tuple[int, CheckpointRef]]:
+    """Stores the step checkpoints that were kept, all at once; (step, where it is) in order."""
+    steps, found = [], []
+    for directory in sorted(context.work.glob("step-*[0-9]")):
+        step = int(directory.name.removeprefix("step-"))
+        # From the directory itself, which is there whole or not at all: a kill may fall between two files.
+        digest = verify_checkpoint(directory).digest
+        at = rows[step - 1] if step <= len(rows) else {}
+        metrics = {k: v for k, v in at.items() if k in ("proxy", "gold", "kl_ref")}
+        steps.append(step)
+        found.append(context.new_checkpoint(directory, digest, _kind_of(context.config), step=step, metrics=metrics))
+    refs = context.mirror.log_checkpoints(found, experiment=context.campaign, run_id=run)
+    return list(zip(steps, refs, strict=True))
 
 
 def _kind_of(config: CampaignConfig) -> CheckpointKind:

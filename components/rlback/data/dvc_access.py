@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -89,11 +90,17 @@ class _Failures(logging.Handler):
             self.errors.append(record.exc_info[1])
 
 
+def load_dvc() -> None:
+    """Imports DVC, which takes most of the time of its first operation; for who has to wait for something else anyway."""
+    os.environ["DVC_NO_ANALYTICS"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
+    import_module("dvc.repo")
+
+
 @contextmanager
 def _repo(root: Path, size: int) -> Iterator[Any]:
     """DVC's repository at `root`, to copy at most `size` bytes with."""
-    os.environ["DVC_NO_ANALYTICS"] = "1"
-    os.environ["DO_NOT_TRACK"] = "1"
+    load_dvc()
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError

@@ -160,4 +160,12 @@ def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def _plain(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    # The backend itself: transformers' own call around it takes twice as long as the encoding, and a base policy's
+    # texts are tens of thousands. What that call sets first is set here.
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    return list(backend.encode(text, add_special_tokens=False).ids)

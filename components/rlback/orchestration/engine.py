@@ -25,6 +25,7 @@ from typing import Any
 
 from rlback.campaign import machine
 from rlback.campaign.plan import Finished, Step
+from rlback.campaign.readiness import get_ready, no_collection
 from rlback.errors import StageError
 from rlback.orchestration.running import answers, prefect_api
 from rlback.project import Project
@@ -58,8 +59,9 @@ def advance_through_prefect(project: Project, campaign: str) -> machine.Waiting 
     """
     with server(project) as until_it_answers:
         # While the server starts, which takes as long.
-        flow = load_flow(flows_directory() / "campaign_flow.py").campaign_flow
-        machine.get_ready(project, campaign)
+        with no_collection():
+            flow = load_flow(flows_directory() / "campaign_flow.py").campaign_flow
+            get_ready(project, campaign)
         until_it_answers()
         state = flow(campaign, str(project.root), return_state=True)
     if not state.is_completed():
