@@ -45,8 +45,14 @@ class LlamaDecoder:
     Shapes: p distinct prompts, r rows, d width, h heads, g key-value heads, c head width, s prompt places.
     """
 
-    def __init__(self, model: LlamaForCausalLM, max_positions: int, rows: int = 64) -> None:
-        """Rearrange the weights of `model`, for at most `max_positions` tokens and about `rows` rows at a time."""
+    def __init__(
+        self, model: LlamaForCausalLM, max_positions: int, rows: int = 64, products: torch.dtype | None = None
+    ) -> None:
+        """Rearrange the weights of `model`, for at most `max_positions` tokens and about `rows` rows at a time.
+
+        products: the type that matrix products are computed in, by default the weights' own. All else stays in the weights'
+        type, attention and the states that layers add to too, as under autocast.
+        """
         config, attention = model.config, model.model.layers[0].self_attn
         self.heads, self.groups, self.width = (
             config.num_attention_heads,
@@ -63,8 +69,9 @@ class LlamaDecoder:
             query, key = self._interleave(query) * attention.scaling, self._interleave(key)
             qkv = torch.cat([query, key, value]) * (layer.input_layernorm.weight * math.sqrt(d))
             gate_up = torch.cat([gate, up]) * (layer.post_attention_layernorm.weight * math.sqrt(d))
-            self.layers.append(tuple(Constant(weight, rows) for weight in (qkv, out, gate_up, down)))
-        self.output = Constant(dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d)), rows)
+            self.layers.append(tuple(Constant(weight, rows, products) for weight in (qkv, out, gate_up, down)))
+        output = dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d))
+        self.output = Constant(output, rows, products)
         positions = torch.arange(max_positions, device=self.embedding.device)[None]
         cos, sin = model.model.rotary_emb(self.embedding.new_zeros((), dtype=torch.float32), positions)
         self.turns = torch.complex(cos[0, :, : self.width // 2], sin[0, :, : self.width // 2])

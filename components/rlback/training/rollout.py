@@ -19,12 +19,11 @@ from rlback.maths.masking import length_chunks
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import Samples, sample
 from rlback.records import seed_of
-from rlback.settings import OnlineDPOConfig, OnPolicy
+from rlback.settings import OnlineDPOConfig, OnPolicy, Precision
 from rlback.training.batches import Tokens, epoch_slice, total_lengths
 from rlback.training.parallel import ALONE, Share
 from rlback.training.scorers import Scorer
 from rlback.training.updates import at_step, precision
-
 
 #: How many parts of a step keep their activations for its one update. The passes of further parts are made twice: what a
 #: batch takes up in memory must not grow with it.
@@ -44,6 +43,7 @@ class Sampler(Protocol):
         temperature: float,
         samples_per_prompt: int,
         first_row: int = 0,
+        precision: Precision = "fp32",
     ) -> Samples:
         """`first_row`: how many rows other processes draw before these; random numbers are per row of all."""
 
@@ -137,6 +137,7 @@ def collect(
         temperature=config.temperature,
         samples_per_prompt=config.samples_per_prompt,
         first_row=first_row,
+        precision=config.precision,
     )
     completions = drawn.completions()
     _check_written(drawn, policy.tokenizer.eos_token_id, step)
