@@ -90,6 +90,7 @@ class Constant:
         """The same, plus `other` (r, n), in whose type the sum is."""
         if other.dtype != self._dtype:
             return other + self(x)
+        x = x.to(self._dtype)
         if self._packed is None:
             return torch.addmm(other, x, self._transposed)
         return self._multiply.binary(x, other, self._packed, None, "add")
