@@ -123,7 +123,7 @@ def test_samples_are_drawn_in_the_precision_of_training() -> None:
 
 @pytest.mark.parametrize("updates", [1, 2])
 def test_samples_of_another_distribution_are_caught(updates: int) -> None:
-    """In bf16 0.02 nats a token may be rounding, 0.2 are not; no weight moves."""
+    """In bf16 0.02 nats a token may be rounding, 0.3 are not; no weight moves."""
 
     def shifted(by: float) -> Any:
         def sampler(*arguments: Any, **options: Any) -> Samples:
@@ -136,8 +136,8 @@ def test_samples_of_another_distribution_are_caught(updates: int) -> None:
     config = replace(RLOO, epochs=updates)
     trained(config, sampler=shifted(0.02))
     made = policy()
-    with pytest.raises(TrainingDiverged, match=r"at step 0 the update's log-probs are not those of sampling: they are 0\.2"):
-        optimise(made, policy(), CountsLetter(), PROMPTS, config, seed=3, sampler=shifted(0.2))
+    with pytest.raises(TrainingDiverged, match=r"at step 0 the update's log-probs are not those of sampling: they are 0\.(3|29)"):
+        optimise(made, policy(), CountsLetter(), PROMPTS, config, seed=3, sampler=shifted(0.3))
     assert weights_digest(made.model) == weights_digest(policy().model)
 
 
