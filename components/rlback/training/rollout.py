@@ -145,15 +145,8 @@ def collect(
         scores = scorer.score(rows, completions).to(drawn.logps)
     _check_scores(scores, completions, scorer.graded, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
-    reference_logps = _logps(reference, rows, completions, drawn.logps, config)[0] * drawn.mask
-    logps, parts = drawn.logps, None
-    if config.precision != "fp32":
-        # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
-        ahead = _one_pass_update(config)
-        found, made = _logps(policy, rows, completions, drawn.logps, config, held=HELD_PARTS if ahead else 0)
-        logps = found * drawn.mask
-        if ahead:
-            parts = tuple(Part([first_row + i for i in part.rows], part.logps) for part in made)
+    reference_logps = _reference_logps(reference, rows, completions, drawn, config)
+    logps, parts = _policy_logps(policy, rows, completions, drawn, config, first_row)
     gap = (logps - drawn.logps).abs().sum(-1) / drawn.mask.sum(-1).clamp(min=1)
     width = max(share.all_ints(drawn.ids.shape[1]))
     pad = policy.tokenizer.pad_token_id
@@ -171,6 +164,32 @@ def collect(
     )
 
 
+def _reference_logps(
+    reference: Policy, rows: list[Tokens], completions: list[tuple[int, ...]], drawn: Samples, config: OnPolicy
+) -> Tensor:
+    """(b, t), 0 where the policy did not choose."""
+    logps, _ = _passes(reference, rows, completions, drawn.logps, config)
+    return logps * drawn.mask
+
+
+def _policy_logps(
+    policy: Policy,
+    rows: list[Tokens],
+    completions: list[tuple[int, ...]],
+    drawn: Samples,
+    config: OnPolicy,
+    first_row: int,
+) -> tuple[Tensor, tuple[Part, ...] | None]:
+    """The old log-probs, laid out as the reference's, and the parts of the step's only update where they are its own."""
+    if config.precision == "fp32":
+        return drawn.logps, None
+    # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
+    ahead = _one_pass_update(config)
+    logps, parts = _passes(policy, rows, completions, drawn.logps, config, held=HELD_PARTS if ahead else 0)
+    numbered = tuple(Part([first_row + i for i in part.rows], part.logps) for part in parts)
+    return logps * drawn.mask, numbered if ahead else None
+
+
 def _one_pass_update(config: OnPolicy) -> bool:
     """Whether a step's one update passes every completion through the policy, as the log-probs before it do.
 
@@ -179,7 +198,7 @@ def _one_pass_update(config: OnPolicy) -> bool:
     return config.epochs * config.minibatches == 1 and not isinstance(config, OnlineDPOConfig)
 
 
-def _logps(
+def _passes(
     policy: Policy,
     rows: list[Tokens],
     completions: list[tuple[int, ...]],
