@@ -145,9 +145,12 @@ class OnPolicy:
     `no_end_penalty` is taken off the reward of a completion that was cut before its end token. `kl_budget` (nats per
     completion, from the reference) ends the run before the update on the first rollout whose mean KL is above it, and
     `on_kl_budget` says as what: the policy is the result (`stop`), or there is none and an error says why (`fail`).
-    `checkpoint_every` is in steps; 0: never. With `precision: bf16` all passes but sampling run under bf16 autocast: the
-    update, the reference and the reward model, and one more than fp32 needs for the old log-probabilities, since the
-    sampler's are fp32, and a token's ratio between the two was seen to be off by as much as 0.6 on a sharp policy.
+    `checkpoint_every` is in steps; 0: never. With `precision: bf16` update, reference and reward model run under bf16
+    autocast, and the sampler's matrix products are bf16. The old log-probabilities are then those of a pass of the
+    update's kind and not the sampler's: a token was seen to be as much as 0.9 nats off between the two on a sharp policy.
+    Where a step has one update that pass is the update's own, kept for it; else it is one more than fp32 needs.
+    `max_padded` is the most tokens of one pass, padding counted; of one update in bf16 the activations of four such
+    passes are held at once.
     """
 
     steps: Count

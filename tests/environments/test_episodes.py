@@ -113,11 +113,12 @@ def test_without_answers_it_is_the_plain_sampler():
     """An environment that has nothing to say until the end token leaves every number as `sample` draws it."""
     made = policy()
     silent = Echo(rounds=1, stop=frozenset([made.tokenizer.eos_token_id]), turn_tokens=99)
-    plain = sample(made, PROMPTS, max_new_tokens=20, seed=5, samples_per_prompt=3)
-    drawn = play(made, PROMPTS, silent, new=20, samples_per_prompt=3)
-    for name in ("ids", "lengths", "mask", "logps", "finished"):
-        assert torch.equal(getattr(drawn, name), getattr(plain, name))
-    assert 0 < int(plain.finished.sum()) < 15
+    for precision in ("fp32", "bf16"):
+        plain = sample(made, PROMPTS, max_new_tokens=20, seed=5, samples_per_prompt=3, precision=precision)
+        drawn = play(made, PROMPTS, silent, new=20, samples_per_prompt=3, precision=precision)
+        for name in ("ids", "lengths", "mask", "logps", "finished"):
+            assert torch.equal(getattr(drawn, name), getattr(plain, name))
+        assert 0 < int(plain.finished.sum()) < 15
 
 
 def test_the_same_prompt_twice_is_two_episodes():

@@ -52,6 +52,18 @@ def test_a_constant_weight_is_laid_out_once(rows: int) -> None:
         assert torch.allclose(multiply.plus(x, x[:, :6]), x @ W.t() + x[:, :6], atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_constant_weight_in_bf16(rows: int) -> None:
+    """The product of x and weight, both rounded to bf16; what it is added to keeps its own type and digits."""
+    multiply, x = Constant(W, rows, torch.bfloat16), X.flatten(0, 1)
+    rounded = x.bfloat16().float() @ W.bfloat16().float().t()
+    assert multiply(x).dtype == torch.bfloat16
+    assert torch.allclose(multiply(x).float(), rounded, rtol=2**-8, atol=1e-5)
+    other = x[:, :6] + 1000.0  # in bf16 a thousand is a multiple of 4
+    assert torch.equal(multiply.plus(x, other), other + multiply(x).float())
+    assert multiply.plus(x, other.bfloat16()).dtype == torch.bfloat16
+
+
 def test_what_onednn_is_not_asked_for() -> None:
     """Other types, autocast and nothing at all go torch's way, and come out."""
     assert not takes(X.double(), W.double())

@@ -63,6 +63,23 @@ def test_logps_equal_a_full_forward_pass(make, temperature: float):
     assert 0 < drawn.finished.sum() < len(drawn.finished)  # both kinds of row were tested
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_in_bf16_the_products_are_rounded_and_little_else(make):
+    """Log-probs are near those of the full pass under autocast, in the mean a token, and not those of fp32."""
+    made = make()
+    drawn = sample(made, PROMPTS, max_new_tokens=20, seed=5, samples_per_prompt=3, precision="bf16")
+    gaps = []
+    for bf16 in (True, False):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            logps, _ = token_logps(made.model, drawn.prompts, drawn.completions(), PAD)
+        gaps.append(float((logps - drawn.logps).abs().sum() / drawn.mask.sum()))
+    assert gaps[0] < 0.1
+    assert gaps[1] > 1e-3
+    assert drawn.logps.dtype == torch.float32
+    with pytest.raises(ConfigError, match="auto is not settled"):
+        sample(made, PROMPTS, max_new_tokens=2, seed=5, precision="auto")
+
+
 @pytest.mark.parametrize("make", [policy, grouped_llama])
 def test_llama_decoder_equals_the_library(make):
     """Logits after the prompt and each of 30 more tokens are those of the library's forward pass."""

@@ -68,6 +68,7 @@ LOOPS: dict[str, Callable[[Share], dict[str, Tensor]]] = {
     "reward-ensemble": partial(_reward, RewardShape("last", members=3)),
     "reward-trunks": partial(_reward, RewardShape("last", members=2, share_trunk=False)),
     **{name: partial(_on_policy, config) for name, config in ON_POLICY.items()},
+    "rloo-bf16": partial(_on_policy, replace(ON_POLICY["rloo"], precision="bf16", steps=1)),
 }
 
 

@@ -20,6 +20,7 @@ from rlback.errors import ConfigError, DataError
 from rlback.models.policy import Policy, positions_of
 from rlback.models.sampler import Placed, Samples, check_request, grow, require_prompts_fit
 from rlback.records import digest_of, seed_of
+from rlback.settings import Precision
 
 S = TypeVar("S")
 
@@ -48,6 +49,7 @@ def sample_episodes(
     samples_per_prompt: int = 1,
     first_row: int = 0,
     batch_size: int = 256,
+    precision: Precision = "fp32",
 ) -> Episodes:
     """`samples_per_prompt` episodes for each prompt, rows grouped by prompt, in the order given.
 
@@ -55,10 +57,10 @@ def sample_episodes(
     most the model's positions. A row's random numbers, and the seed that its environment gets, come from `seed` and the
     row's number alone (`first_row` on, see `models.sampler.sample`): neither what the other rows hold nor `batch_size`
     changes an episode, up to rounding of the logits. With the environment fixed (functools.partial) this takes the
-    place of `sample`, and with one that ends every episode at the end token it draws the very same.
+    place of `sample`, and with one that ends every episode at the end token it draws the very same. `precision` as there.
 
-    Raises ConfigError for a temperature or count that is not positive and for an environment that answers with an id
-    that the model does not have, DataError for an empty prompt or one that leaves no room.
+    Raises ConfigError for a temperature or count that is not positive, a precision that is not settled and an environment
+    that answers with an id that the model does not have, DataError for an empty prompt or one that leaves no room.
     """
     check_request(
         prompts,
@@ -85,6 +87,7 @@ def sample_episodes(
         temperature=temperature,
         batch_size=batch_size,
         place=lambda row, token: talks[row].place(token),
+        precision=precision,
     )
     return Episodes(**vars(grown), states=[talk.state for talk in talks], turns=[talk.turns for talk in talks])
 

@@ -45,8 +45,14 @@ class LlamaDecoder:
     Shapes: p distinct prompts, r rows, d width, h heads, g key-value heads, c head width, s prompt places.
     """
 
-    def __init__(self, model: LlamaForCausalLM, max_positions: int, rows: int = 64) -> None:
-        """Rearrange the weights of `model`, for at most `max_positions` tokens and about `rows` rows at a time."""
+    def __init__(
+        self, model: LlamaForCausalLM, max_positions: int, rows: int = 64, products: torch.dtype | None = None
+    ) -> None:
+        """Rearrange the weights of `model`, for at most `max_positions` tokens and about `rows` rows at a time.
+
+        products: the type that matrix products are computed in, by default the weights' own, and that keys and values are kept
+        in. The states that layers add to stay in the weights' type, as under autocast.
+        """
         config, attention = model.config, model.model.layers[0].self_attn
         self.heads, self.groups, self.width = (
             config.num_attention_heads,
@@ -55,6 +61,7 @@ class LlamaDecoder:
         )
         self.activation = model.model.layers[0].mlp.act_fn
         self.embedding = model.model.embed_tokens.weight
+        self.products = products or self.embedding.dtype
         d = config.hidden_size
         self.eps = d * config.rms_norm_eps
         self.layers = []
@@ -63,8 +70,9 @@ class LlamaDecoder:
             query, key = self._interleave(query) * attention.scaling, self._interleave(key)
             qkv = torch.cat([query, key, value]) * (layer.input_layernorm.weight * math.sqrt(d))
             gate_up = torch.cat([gate, up]) * (layer.post_attention_layernorm.weight * math.sqrt(d))
-            self.layers.append(tuple(Constant(weight, rows) for weight in (qkv, out, gate_up, down)))
-        self.output = Constant(dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d)), rows)
+            self.layers.append(tuple(Constant(weight, rows, products) for weight in (qkv, out, gate_up, down)))
+        output = dense_weight(model.lm_head) * (model.model.norm.weight * math.sqrt(d))
+        self.output = Constant(output, rows, products)
         positions = torch.arange(max_positions, device=self.embedding.device)[None]
         cos, sin = model.model.rotary_emb(self.embedding.new_zeros((), dtype=torch.float32), positions)
         self.turns = torch.complex(cos[0, :, : self.width // 2], sin[0, :, : self.width // 2])
@@ -82,10 +90,9 @@ class LlamaDecoder:
         # A padded place attends to itself: a row of the mask without any place would give NaN.
         mask = (causal & valid[:, None]) | torch.eye(length, dtype=torch.bool, device=ids.device)
         x = self.embedding[ids.reshape(-1)]
-        self.keys = x.new_zeros(
-            len(self.layers), *shape, self.width, slots
-        )  # transposed for the product with queries
-        self.values = x.new_zeros(len(self.layers), *shape, slots, self.width)
+        # Keys are transposed for the product with queries.
+        self.keys = x.new_zeros(len(self.layers), *shape, self.width, slots, dtype=self.products)
+        self.values = x.new_zeros(len(self.layers), *shape, slots, self.width, dtype=self.products)
         for number, (qkv, out, gate_up, down) in enumerate(self.layers):
             q, k, v = (
                 part.view(prompts, length, -1, self.width).transpose(1, 2)
@@ -101,7 +108,7 @@ class LlamaDecoder:
         self.filled, self.slots = length, slots
         self.position = valid.sum(1)[rows_of]
         # Added to attention scores: -inf where a row's prompt was padded and where nothing is stored yet.
-        self.blocked = x.new_full((rows, slots), float("-inf"))
+        self.blocked = x.new_full((rows, slots), float("-inf"), dtype=self.products)
         self.blocked[:, :length].masked_fill_(valid[rows_of], 0.0)
         self.padded = not bool(valid.all())
         return self._logits(x.view(prompts, length, -1)[:, -1])[rows_of]
@@ -149,21 +156,22 @@ class LlamaDecoder:
 
     def _project(self, x: Tensor, qkv: Constant, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries (n, h, c) and keys (n, g, c), and values (n, g, c); x (n, d), turns (n, 1, c/2)."""
-        states = (qkv(x) * self._inverse_norm(x)).view(len(x), -1, self.width)
+        states = self._normed(qkv, x).view(len(x), -1, self.width)
         turned = self.heads + self.groups
         pairs = torch.view_as_complex(states[:, :turned].float().unflatten(-1, (-1, 2)))
-        rotated = torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+        rotated = torch.view_as_real(pairs * turns).flatten(-2).to(states.dtype)
         return rotated[:, : self.heads], rotated[:, self.heads :], states[:, turned:]
 
     def _mlp(self, x: Tensor, gate_up: Constant, down: Constant) -> Tensor:
-        gate, up = (gate_up(x) * self._inverse_norm(x)).chunk(2, -1)
+        gate, up = self._normed(gate_up, x).chunk(2, -1)
         return down.plus(self.activation(gate) * up, x)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return (self.output(x) * self._inverse_norm(x)).float()
+        return self._normed(self.output, x).float()
 
-    def _inverse_norm(self, x: Tensor) -> Tensor:
-        # An RMS norm scales a row as a whole, so it may come after the matrix product; its sqrt(d) is in
-        # the matrix.
+    def _normed(self, matrix: Constant, x: Tensor) -> Tensor:
+        """The product of `matrix` with x (n, d) after its RMS norm, (n, ...) in the type of products."""
+        # The norm scales a row as a whole, so it may come after the matrix product; its sqrt(d) is in the matrix.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return norm.square_().add_(self.eps).rsqrt_().to(x.dtype)
+        product = matrix(x)
+        return product * norm.square_().add_(self.eps).rsqrt_().to(product.dtype)

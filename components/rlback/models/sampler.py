@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from rlback.errors import ConfigError, DataError
 from rlback.models.llama_decode import LlamaDecoder, can_decode
 from rlback.models.policy import Policy, positions_of
+from rlback.settings import Precision
 
 #: Finished rows leave the batch once they are this share of it; leaving costs a copy of the cache.
 _DROP_SHARE = 0.25
@@ -79,16 +80,18 @@ def sample(
     samples_per_prompt: int = 1,
     first_row: int = 0,
     batch_size: int = 256,
+    precision: Precision = "fp32",
 ) -> Samples:
     """Draw `samples_per_prompt` completions for each prompt; rows are grouped by prompt, in the order given.
 
     Sampling is from the whole distribution (no top-k, no top-p) of logits / temperature, by inverting its
     cumulative sum at one uniform number per row and step. These numbers come from `seed` before anything
     else happens, so `batch_size` changes the speed and not the result (up to rounding of the logits). `first_row`:
-    these are the rows from there on of a larger request with the same seed, whose numbers they get.
+    these are the rows from there on of a larger request with the same seed, whose numbers they get. With `precision: bf16`
+    matrix products are computed in bf16, and the log-probabilities are those of the distribution so rounded.
 
-    Raises ConfigError for a temperature or count that is not positive, DataError for an empty prompt or one
-    that leaves no room for `max_new_tokens`.
+    Raises ConfigError for a temperature or count that is not positive and for a precision that is not settled,
+    DataError for an empty prompt or one that leaves no room for `max_new_tokens`.
     """
     check_request(
         prompts,
@@ -101,7 +104,7 @@ def sample(
     rows = [tuple(prompt) for prompt in prompts for _ in range(samples_per_prompt)]
     draw = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]
-    return grow(policy, rows, uniforms, temperature=temperature, batch_size=batch_size)
+    return grow(policy, rows, uniforms, temperature=temperature, batch_size=batch_size, precision=precision)
 
 
 def require_prompts_fit(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
@@ -135,12 +138,16 @@ def grow(
     temperature: float,
     batch_size: int,
     place: Place | None = None,
+    precision: Precision = "fp32",
 ) -> Samples:
     """Let rows of prompt tokens grow: the token at step s of row r inverts the distribution at uniforms[r, s].
 
     uniforms: (b, t) in [0, 1), on the CPU. room: the most tokens each row may get, at most t; without it t. place:
-    says what stands in a row where the policy's token need not; without it a row ends with the end token.
+    says what stands in a row where the policy's token need not; without it a row ends with the end token. precision: of the
+    matrix products.
     """
+    if precision == "auto":
+        raise ConfigError("precision: auto is not settled", remedy="sample in fp32 or bf16")
     steps, device, pad_id = uniforms.shape[1], policy.model.device, policy.tokenizer.pad_token_id
     ids = torch.full((len(rows), steps), pad_id, device=device)
     chosen = torch.zeros(len(rows), steps, dtype=torch.bool, device=device)
@@ -151,11 +158,15 @@ def grow(
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     was_training = policy.model.training
     policy.model.eval()
-    with torch.inference_mode():
+    model = policy.model
+    lean, bf16 = can_decode(model), precision == "bf16"
+    # One context for all steps: autocast forgets the weights it cast at the end of each.
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and not lean):
         longest = max(map(len, rows), default=0) + steps
-        model = policy.model
         decoder: Decoder = (
-            LlamaDecoder(model, longest, min(len(rows), batch_size)) if can_decode(model) else CacheDecoder(model)
+            LlamaDecoder(model, longest, min(len(rows), batch_size), torch.bfloat16 if bf16 else None)
+            if lean
+            else CacheDecoder(model)
         )
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]

@@ -34,7 +34,7 @@ class ValueModel(nn.Module):
         batch = pack(prompts, completions, self.pad_id, positions_of(self.trunk), self.head.weight.device)
         row, step = batch.mask.nonzero(as_tuple=True)
         states = states_at(self.trunk, batch.ids[:, :-1], row, batch.places[row, step] - 1)
-        values = self.head(states.float())[:, 0]
+        values = self.head(states.float())[:, 0].float()  # bf16 under autocast
         return torch.zeros(batch.mask.shape, device=values.device).index_put((row, step), values)
 
     @torch.no_grad()

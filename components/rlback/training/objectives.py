@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from rlback.models.value_model import ValueModel
 from rlback.settings import OnlineDPOConfig, OnPolicy, PPOConfig
 from rlback.training.batches import total_lengths
 from rlback.training.parallel import Share
-from rlback.training.rollout import Rollout
+from rlback.training.rollout import Part, Rollout
 from rlback.training.signals import Signals, objective_of, per_completion
 from rlback.training.updates import precision
 
@@ -33,8 +35,9 @@ def accumulate(
     """Add up the gradient of the completions `rows`; returns the loss and the largest |ratio - 1| of a token.
 
     `took_part` (b,) gathers the share of each completion that clipping let through, over the epochs. Of several
-    processes each adds up its own part. The cut into parts of
-    `max_padded` tokens changes nothing but rounding: every sum is divided by the totals of all `rows`.
+    processes each adds up its own part. The cut into parts of `max_padded` tokens changes nothing but rounding: every sum
+    is divided by the totals of all `rows`. Where the rollout has parts of its own they are those of all `rows`, and the
+    passes whose graphs they hold are not made again.
     """
     if isinstance(config, OnlineDPOConfig):
         return _accumulate_pairs(policy, rollout, signal, config, took_part, share)
@@ -42,14 +45,13 @@ def accumulate(
     pad, completions = policy.tokenizer.pad_token_id, rollout.completions
     level, how, constant = objective_of(config)
     sizes = {"tokens": float(rollout.mask[rows].sum()), "completions": len(rows), "constant": constant}
-    mine = share.of(rows)
-    lengths = total_lengths([rollout.prompts[i] for i in mine], [completions[i] for i in mine])
-    for part in length_chunks(lengths, config.max_padded):
-        chosen = [mine[i] for i in part]
-        index = torch.tensor(chosen, device=rollout.ids.device)
-        prompts, texts = [rollout.prompts[i] for i in chosen], [completions[i] for i in chosen]
-        with precision(config.precision, policy.model.device):
-            logps, _ = token_logps(policy.model, prompts, texts, pad, config.temperature)
+    for part in _parts(rollout, share.of(rows), config) if rollout.parts is None else rollout.parts:
+        index = torch.tensor(part.rows, device=rollout.ids.device)
+        prompts, texts = [rollout.prompts[i] for i in part.rows], [completions[i] for i in part.rows]
+        logps = part.logps
+        if logps is None:
+            with precision(config.precision, policy.model.device):
+                logps, _ = token_logps(policy.model, prompts, texts, pad, config.temperature)
         width = logps.shape[1]
         mask, old = rollout.mask[index, :width], rollout.logps[index, :width]
         advantages = signal.advantages[index] if signal.advantages.dim() == 1 else signal.advantages[index, :width]
@@ -74,6 +76,12 @@ def accumulate(
         took_part[index] += _unclipped(surrogate.clipped, mask) / config.epochs
         drift = max(drift, float((torch.expm1(logps.detach() - old).abs() * mask).max()))
     return total, drift
+
+
+def _parts(rollout: Rollout, rows: Sequence[int], config: OnPolicy) -> list[Part]:
+    """The completions `rows`, by length, in parts of at most `max_padded` tokens."""
+    lengths = total_lengths([rollout.prompts[i] for i in rows], [rollout.completions[i] for i in rows])
+    return [Part([rows[i] for i in part]) for part in length_chunks(lengths, config.max_padded)]
 
 
 def _accumulate_pairs(

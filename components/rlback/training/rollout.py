@@ -19,11 +19,15 @@ from rlback.maths.masking import length_chunks
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import Samples, sample
 from rlback.records import seed_of
-from rlback.settings import OnPolicy
+from rlback.settings import OnlineDPOConfig, OnPolicy, Precision
 from rlback.training.batches import Tokens, epoch_slice, total_lengths
 from rlback.training.parallel import ALONE, Share
 from rlback.training.scorers import Scorer
 from rlback.training.updates import at_step, precision
+
+#: How many parts of a step keep their activations for its one update. The passes of further parts are made twice: what a
+#: batch takes up in memory must not grow with it.
+HELD_PARTS = 4
 
 
 class Sampler(Protocol):
@@ -39,8 +43,21 @@ class Sampler(Protocol):
         temperature: float,
         samples_per_prompt: int,
         first_row: int = 0,
+        precision: Precision = "fp32",
     ) -> Samples:
         """`first_row`: how many rows other processes draw before these; random numbers are per row of all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Completions that go through the policy in one pass: their numbers in the rollout, all of them this process's.
+
+    logps: (n, t) nats, t the longest of them, with the graph of the pass that they are from, for a loss to be
+    differentiated through it once; None where the update has to make the pass itself.
+    """
+
+    rows: list[int]
+    logps: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,9 @@ class Rollout:
 
     prompts: one per completion. ids: (b, t) padded. lengths: (b,). mask: (b, t) True on the tokens the policy chose.
     logps, reference_logps: (b, t) nats under the sampling temperature, 0 where the mask is. finished: (b,) the end
-    token was sampled. scores: (b,) as the scorer gave them, before any penalty.
+    token was sampled. scores: (b,) as the scorer gave them, before any penalty. gap: (b,) mean of |logps - the sampler's|
+    over a completion's tokens in nats: what the two precisions' rounding comes to, 0 where logps are the sampler's.
+    parts: those of a step's only update where its log-probs were computed ahead of it, else None.
     """
 
     prompts: list[Tokens]
@@ -60,6 +79,8 @@ class Rollout:
     reference_logps: Tensor
     finished: Tensor
     scores: Tensor
+    gap: Tensor
+    parts: tuple[Part, ...] | None = None
 
     @cached_property
     def completions(self) -> list[tuple[int, ...]]:
@@ -67,8 +88,8 @@ class Rollout:
         return [tuple(row[:n]) for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All but the prompts, by name: what a saved training state keeps of a rollout that is not used up."""
-        names = ("ids", "lengths", "mask", "logps", "reference_logps", "finished", "scores")
+        """All but prompts and parts, by name: what a saved training state keeps of a rollout that is not used up."""
+        names = ("ids", "lengths", "mask", "logps", "reference_logps", "finished", "scores", "gap")
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -106,7 +127,8 @@ def collect(
     """
     everyone = _prompts_of(prompts, config, seed, step)
     mine = share.block(config.prompts_per_step)
-    rows = everyone[mine.start * config.samples_per_prompt : mine.stop * config.samples_per_prompt]
+    first_row = mine.start * config.samples_per_prompt
+    rows = everyone[first_row : mine.stop * config.samples_per_prompt]
     drawn = sampler(
         policy,
         rows[:: config.samples_per_prompt],
@@ -114,7 +136,8 @@ def collect(
         seed=seed_of(seed, "samples", step),
         temperature=config.temperature,
         samples_per_prompt=config.samples_per_prompt,
-        first_row=mine.start * config.samples_per_prompt,
+        first_row=first_row,
+        precision=config.precision,
     )
     completions = drawn.completions()
     _check_written(drawn, policy.tokenizer.eos_token_id, step)
@@ -122,11 +145,9 @@ def collect(
         scores = scorer.score(rows, completions).to(drawn.logps)
     _check_scores(scores, completions, scorer.graded, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
-    logps = drawn.logps
-    if config.precision != "fp32":
-        # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
-        logps = _logps(policy, rows, completions, drawn.logps, config) * drawn.mask
-    reference_logps = _logps(reference, rows, completions, drawn.logps, config) * drawn.mask
+    reference_logps = _reference_logps(reference, rows, completions, drawn, config)
+    logps, parts = _policy_logps(policy, rows, completions, drawn, config, first_row)
+    gap = (logps - drawn.logps).abs().sum(-1) / drawn.mask.sum(-1).clamp(min=1)
     width = max(share.all_ints(drawn.ids.shape[1]))
     pad = policy.tokenizer.pad_token_id
     return Rollout(
@@ -138,21 +159,68 @@ def collect(
         share.gather(reference_logps, width),
         share.gather(drawn.finished),
         share.gather(scores),
+        share.gather(gap),
+        parts,
     )
 
 
-def _logps(
-    policy: Policy, rows: list[Tokens], completions: list[tuple[int, ...]], like: Tensor, config: OnPolicy
+def _reference_logps(
+    reference: Policy, rows: list[Tokens], completions: list[tuple[int, ...]], drawn: Samples, config: OnPolicy
 ) -> Tensor:
-    """Log-probs of all tokens under `policy` at the sampling temperature, laid out as `like`."""
+    """(b, t), 0 where the policy did not choose."""
+    logps, _ = _passes(reference, rows, completions, drawn.logps, config)
+    return logps * drawn.mask
+
+
+def _policy_logps(
+    policy: Policy,
+    rows: list[Tokens],
+    completions: list[tuple[int, ...]],
+    drawn: Samples,
+    config: OnPolicy,
+    first_row: int,
+) -> tuple[Tensor, tuple[Part, ...] | None]:
+    """The old log-probs, laid out as the reference's, and the parts of the step's only update where they are its own."""
+    if config.precision == "fp32":
+        return drawn.logps, None
+    # Ratios and KL are differences of log-probs: both sides must carry the same rounding.
+    ahead = _one_pass_update(config)
+    logps, parts = _passes(policy, rows, completions, drawn.logps, config, held=HELD_PARTS if ahead else 0)
+    numbered = tuple(Part([first_row + i for i in part.rows], part.logps) for part in parts)
+    return logps * drawn.mask, numbered if ahead else None
+
+
+def _one_pass_update(config: OnPolicy) -> bool:
+    """Whether a step's one update passes every completion through the policy, as the log-probs before it do.
+
+    Online DPO passes only those it chose, pair by pair.
+    """
+    return config.epochs * config.minibatches == 1 and not isinstance(config, OnlineDPOConfig)
+
+
+def _passes(
+    policy: Policy,
+    rows: list[Tokens],
+    completions: list[tuple[int, ...]],
+    like: Tensor,
+    config: OnPolicy,
+    held: int = 0,
+) -> tuple[Tensor, list[Part]]:
+    """Log-probs of all tokens under `policy` at the sampling temperature, laid out as `like`, and the parts of the pass.
+
+    The first `held` parts keep their graphs.
+    """
     out = torch.zeros_like(like)
     pad = policy.tokenizer.pad_token_id
+    parts: list[Part] = []
     for part in length_chunks(total_lengths(rows, completions), config.max_padded):
         part_rows, part_completions = [rows[i] for i in part], [completions[i] for i in part]
-        with precision(config.precision, policy.model.device):
+        keep = len(parts) < held
+        with torch.set_grad_enabled(keep), precision(config.precision, policy.model.device):
             logps, _ = token_logps(policy.model, part_rows, part_completions, pad, config.temperature)
-        out[torch.tensor(part, device=out.device), : logps.shape[1]] = logps.to(out.dtype)
-    return out
+        out[torch.tensor(part, device=out.device), : logps.shape[1]] = logps.detach().to(out.dtype)
+        parts.append(Part(part, logps if keep else None))
+    return out, parts
 
 
 def _check_written(drawn: Samples, end: int, step: int) -> None:
