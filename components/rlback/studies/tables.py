@@ -48,7 +48,7 @@ def read(
 def primary(results: Results) -> Table:
     """The contrast that a study is there for: the primary arm against from-base and take-last, setting by setting."""
     rows = [
-        {k: v for k, v in row.items() if not k.startswith("mx_") and k not in ("arm", "labels_gate")}
+        {k: v for k, v in row.items() if not k.startswith(("mx_", "bad")) and k not in ("arm", "labels_gate")}
         for row in finals(results, [results.keys.primary]).rows
     ]
     for row in rows:
@@ -77,10 +77,15 @@ def finals(results: Results, arms: Sequence[str] = ()) -> Table:
                 if other != arm and len(last) > 1 and not theirs.isna().any():
                     diff = paired_bootstrap(gold, theirs.to_numpy(), draws=draws)
                     row |= {f"minus {other}": diff.value, f"{other} low": diff.low, f"{other} high": diff.high}
-            row |= {name: float(last[name].mean()) for name in ("labels", "labels_gate", "updates", *_MX)}
+            row |= {name: float(last[name].mean()) for name in ("labels", "labels_gate", "updates", *_MX, "mx_integrated_kept")}
+            begun = kept[(kept["setting"] == setting) & (kept["arm"] == arm) & (kept["round"] == 0)]
+            row |= {"bad": float(last["bad"].mean()), "bad of base": float(begun["bad"].mean())}
             row["diverged"] = int((last["status"] == "diverged").sum())
             rows.append(row)
-    note = "gold: interquartile mean over seeds with its 95 % interval; differences paired by seed; the rest are means"
+    note = (
+        "gold: interquartile mean over seeds with its 95 % interval; differences paired by seed; the rest are means; bad: share "
+        "of the final policy's completions in the fixed bad set, and of the base's"
+    )
     return Table("finals", "Final gold, and what it took", note, rows)
 
 
