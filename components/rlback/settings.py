@@ -54,7 +54,7 @@ class SupervisedConfig:
     weight_decay: AtLeastZero = 0.0
     precision: Precision = "fp32"
     window: Annotated[int, Field(gt=1)] = 128  # tokens; for text streams
-    max_padded: Count = 1024  # tokens, padding included, that go through the model at once
+    max_padded: Count = 2560  # tokens, padding included, that go through the model at once
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -131,7 +131,7 @@ class RewardConfig:
     warmup: Annotated[int, Field(ge=0)] = 10  # steps; then cosine down to 0
     clip: Positive = 1.0
     precision: Precision = "fp32"
-    max_padded: Count = 1024
+    max_padded: Count = 2560
 
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
@@ -149,7 +149,7 @@ class OnPolicy:
     autocast, and the sampler's matrix products are bf16. The old log-probabilities are then those of a pass of the
     update's kind and not the sampler's: a token was seen to be as much as 0.9 nats off between the two on a sharp policy.
     Where a step has one update that pass is the update's own, kept for it; else it is one more than fp32 needs.
-    `max_padded` is the most tokens of one pass, padding counted; of one update in bf16 the activations of four such
+    `max_padded` is the most tokens of one pass, padding counted; of one update in bf16 the activations of two such
     passes are held at once.
     """
 
@@ -175,7 +175,7 @@ class OnPolicy:
     kl_budget: Positive | None = None
     on_kl_budget: Literal["stop", "fail"] = "stop"
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    max_padded: Count = 1024
+    max_padded: Count = 2560
 
     def __post_init__(self) -> None:
         completions = self.prompts_per_step * self.samples_per_prompt
@@ -276,7 +276,7 @@ class DPOConfig:
     length_mean: bool = False
     precision: Precision = "fp32"
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
-    max_padded: Count = 1024
+    max_padded: Count = 2560
 
     def __post_init__(self) -> None:
         if self.loss == "ipo" and self.label_smoothing:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
+from rlback.models import llama_forward
 from rlback.models.llama_forward import can_run, states_at
 
 
@@ -42,6 +43,49 @@ def test_states_and_gradients_are_the_librarys(places: tuple[torch.Tensor, torch
     assert torch.allclose(ours, theirs, atol=1e-5)
     for name, gradient in their_gradients.items():
         assert torch.allclose(our_gradients[name], gradient, atol=1e-4), name
+
+
+def of_one_prompt() -> torch.Tensor:
+    """Five rows, of which the first three share four ids and the last two share seven."""
+    ids = IDS.clone()
+    ids[1:3, :4], ids[4, :7] = ids[0, :4], ids[3, :7]
+    return ids
+
+
+@pytest.mark.parametrize("places", [EVERY, SOME, ONE_A_ROW], ids=["every", "some", "one a row"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_that_begin_alike_give_the_librarys_states_and_gradients(
+    places: tuple[torch.Tensor, torch.Tensor], bias: bool
+) -> None:
+    """The states of a prompt computed once are those of each row, and every row's gradient reaches it."""
+    made, ids = trunk(attention_bias=bias), of_one_prompt()
+    reading = torch.randn(len(places[0]), 32, generator=torch.Generator().manual_seed(3))
+    found = []
+    for states in (states_at(made, ids, *places), made(input_ids=ids, use_cache=False).last_hidden_state[places]):
+        made.zero_grad()
+        (states * reading).sum().backward()
+        found.append((states.detach(), {n: p.grad.clone() for n, p in made.named_parameters()}))
+    (ours, our_gradients), (theirs, their_gradients) = found
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    for name, gradient in their_gradients.items():
+        assert torch.allclose(our_gradients[name], gradient, atol=1e-4), name
+
+
+def test_a_prompt_goes_through_a_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 55 places 55 - 2 * 4 - 7 = 40 are computed."""
+    rows: list[int] = []
+    kept = llama_forward._mlp
+    monkeypatch.setattr(llama_forward, "_mlp", lambda layer, x: rows.append(len(x)) or kept(layer, x))
+    states_at(trunk(), of_one_prompt(), *ONE_A_ROW[:1], torch.full((5,), 10))
+    assert rows == [40, 40, 5]
+
+
+def test_reading_nothing_gives_nothing() -> None:
+    """No state, and a gradient of 0 to go back through."""
+    made, nowhere = trunk(), torch.zeros(0, dtype=torch.long)
+    states = states_at(made, IDS, nowhere, nowhere)
+    assert states.shape == (0, 32)
+    states.sum().backward()
 
 
 def test_a_later_token_changes_nothing_before_it() -> None:

@@ -27,6 +27,16 @@ def test_a_product_and_its_gradients_are_torchs() -> None:
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6), (4, 4)])
+def test_the_gradient_of_a_weight_either_way_round(shape: tuple[int, int]) -> None:
+    """Wide and narrow weights (n, k): the outputs' gradients (5, n), transposed, times the inputs (5, k)."""
+    n, k = shape
+    weight = torch.zeros(n, k, requires_grad=True)
+    x, reading = X.flatten()[: 5 * k].view(5, k), W.flatten()[: 5 * n].view(5, n)
+    (product(x, weight) * reading).sum().backward()
+    assert torch.allclose(weight.grad, reading.t() @ x, atol=1e-5)
+
+
 def test_a_small_case_by_hand() -> None:
     """[1, 2] with rows [3, 4] and [5, 6]: 11 and 17."""
     assert product(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])).tolist() == [[11.0, 17.0]]

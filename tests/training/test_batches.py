@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlback.training.batches import by_length, epoch_slice
+from rlback.training.batches import epoch_slice, over_parts
 
 
 def test_each_pass_meets_every_item_once_in_its_own_order() -> None:
@@ -36,5 +36,5 @@ def test_results_come_back_in_the_order_of_the_rows() -> None:
         seen.append(rows)
         return torch.tensor([10.0 * row for row in rows])
 
-    assert by_length(lengths_of, [5, 1, 3], max_padded=1).tolist() == [0.0, 10.0, 20.0]
+    assert over_parts(lengths_of, [[1], [2], [3]], [[9] * 4, [], [9] * 2], max_padded=1).tolist() == [0.0, 10.0, 20.0]
     assert seen == [[1], [2], [0]]

@@ -66,11 +66,11 @@ def test_the_only_update_makes_no_pass_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_few_parts_keep_their_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """24 completions of at most 8 tokens with their prompts, each a part: all but four are passed again in the update."""
-    assert rollout.HELD_PARTS == 4
-    assert passes(monkeypatch, replace(RLOO, max_padded=1)) == {"before": 48, "update": 20}
+    """24 completions of at most 8 tokens with their prompts, each a part: all but two are passed again in the update."""
+    assert rollout.HELD_PARTS == 2
+    assert passes(monkeypatch, replace(RLOO, max_padded=1)) == {"before": 48, "update": 22}
     drawn = collect(policy(), policy(), CountsLetter(), PROMPTS, replace(RLOO, max_padded=1), seed=3, step=0)
-    assert [part.logps is not None for part in drawn.parts] == [True] * 4 + [False] * 20
+    assert [part.logps is not None for part in drawn.parts] == [True] * 2 + [False] * 22
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,7 @@ for padding and for what an environment wrote. The ones need not be contiguous. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -41,19 +41,28 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return masked_sum(values, mask).sum() / mask.sum().clamp(min=1)
 
 
-def length_chunks(lengths: Sequence[int], max_padded: int, *, multiple: int = 1) -> list[list[int]]:
+def length_chunks(
+    lengths: Sequence[int], max_padded: int, groups: Sequence[Hashable] | None = None
+) -> list[list[int]]:
     """Indices 0..n-1, shortest first, cut into chunks of at most `max_padded` padded tokens each.
 
-    A chunk's padded size is its count times its longest length. Chunks hold at least `multiple` rows, so
-    that a single long row still gets a chunk of its own.
+    A chunk's padded size is its count times its longest length; a single row longer than that gets a chunk of its own.
+    With `groups`, one for each index, those of a group stay side by side, in the place of the longest of them.
     """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    whose = groups or range(len(lengths))
+    longest: dict[Hashable, int] = {}
+    for group, length in zip(whose, lengths, strict=True):
+        longest[group] = max(length, longest.get(group, 0))
+    first = {group: number for number, group in enumerate(longest)}
+    order = sorted(range(len(lengths)), key=lambda i: (longest[whose[i]], first[whose[i]]))
     chunks: list[list[int]] = []
     current: list[int] = []
+    widest = 0
     for index in order:
-        if len(current) >= multiple and (len(current) + 1) * lengths[index] > max_padded:
+        widest = max(widest, lengths[index])
+        if current and (len(current) + 1) * widest > max_padded:
             chunks.append(current)
-            current = []
+            current, widest = [], lengths[index]
         current.append(index)
     if current:
         chunks.append(current)

@@ -1,4 +1,4 @@
-"""Lists of token ids to padded tensors: right padding, and masks that never look at the pad id."""
+"""Lists of token ids to padded tensors: which rows go together, right padding, masks that never look at the pad id."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ import torch
 from torch import Tensor
 
 from rlback.errors import DataError
+from rlback.maths.masking import length_chunks
 
 Ids = Sequence[int]
+
+
+def in_parts(prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int) -> list[list[int]]:
+    """Numbers of the rows in parts of at most `max_padded` tokens, padding counted, that go through a model at once.
+
+    Short rows come first, so that little padding is computed, and those of one prompt come together, so that the prompt is
+    computed once.
+    """
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    return length_chunks(lengths, max_padded, [tuple(prompt) for prompt in prompts])
 
 
 @dataclass(frozen=True)

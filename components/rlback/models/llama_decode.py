@@ -171,7 +171,6 @@ class LlamaDecoder:
 
     def _normed(self, matrix: Constant, x: Tensor) -> Tensor:
         """The product of `matrix` with x (n, d) after its RMS norm, (n, ...) in the type of products."""
-        # The norm scales a row as a whole, so it may come after the matrix product; its sqrt(d) is in the matrix.
+        # Its sqrt(d) is in the matrix.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        product = matrix(x)
-        return product * norm.square_().add_(self.eps).rsqrt_().to(product.dtype)
+        return matrix(x * norm.square_().add_(self.eps).rsqrt_())

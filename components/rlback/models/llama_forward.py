@@ -1,9 +1,14 @@
-"""A Llama trunk's forward pass for training, lean: states only where they are read.
+"""A Llama trunk's forward pass for training, lean: what is read, and what that depends on, each once.
+
+Rows that begin alike share the computation of what they begin with: of the completions of one prompt, or the two sides of
+a preference pair, the prompt's tokens go through the layers once, and their gradients add up. Padding, and what stands
+behind the last place that is read, does not go through at all. Only attention sees rows; everything else works on
+tokens.
 
 What a reward model with `last` pooling reads is one state a row, and what a policy's loss reads are the states
-before completion tokens. The last layer's queries, output matrix and MLP are therefore computed at those places only;
-its keys and values, and every earlier layer, at all. Norms and rotary turns are single autograd nodes, and query, key and
-value share one matrix product. Gradients are those of the library's own pass up to rounding.
+before completion tokens. The last layer's output matrix and MLP are therefore computed at those places only (with one
+place a row its queries too). Norms and rotary turns are single autograd nodes, and query, key and value share one matrix
+product. Gradients are those of the library's own pass up to rounding.
 
 Rows are padded on the right: a real token never sees padding, and positions count from 0 in every row.
 """
@@ -18,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaModel
 
+from rlback.models.prefixes import Prefixes
 from rlback.models.products import linear, product
 
 _FIXED_ROPE = {"default", "linear", "llama3", "yarn"}
@@ -38,63 +44,68 @@ def states_at(trunk: nn.Module, ids: Tensor, row: Tensor, place: Tensor) -> Tens
 
 
 def _states_at(trunk: Any, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
-    cos, sin = _turns(trunk, ids)
-    x = F.embedding(ids, trunk.embed_tokens.weight)
+    if not len(row):
+        return trunk.embed_tokens.weight[:0]
+    prefixes = Prefixes.of(ids, row, place)
+    turns = _turns(trunk, prefixes.width, ids.device)
+    x = F.embedding(prefixes.tokens, trunk.embed_tokens.weight)
     for layer in trunk.layers[:-1]:
-        attended = _attention(layer, _norm(x, layer.input_layernorm), cos, sin)
-        x = x + linear(layer.self_attn.o_proj, attended)
+        attended = _attention(layer, _norm(x, layer.input_layernorm), turns, prefixes)
+        x = x + linear(layer.self_attn.o_proj, prefixes.gathered(attended))
         x = x + _mlp(layer, _norm(x, layer.post_attention_layernorm))
     last = trunk.layers[-1]
     normed = _norm(x, last.input_layernorm)
     if len(row) == len(ids) and bool((row == torch.arange(len(ids), device=row.device)).all()):
-        attended = _attention_at(last, normed, cos, sin, place)
+        attended = _attention_at(last, normed, turns, prefixes, place)
     else:
-        attended = _attention(last, normed, cos, sin)[row, place]
-    x = x[row, place] + linear(last.self_attn.o_proj, attended)
+        attended = _attention(last, normed, turns, prefixes).flatten(0, 1).index_select(0, row * prefixes.width + place)
+    x = x.index_select(0, prefixes.read) + linear(last.self_attn.o_proj, attended)
     x = x + _mlp(last, _norm(x, last.post_attention_layernorm))
     return _norm(x, trunk.norm)
 
 
-def _attention(layer: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Causal self-attention of every token, before the output matrix: (b, s, d) to (b, s, h * c)."""
+def _attention(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes) -> Tensor:
+    """Causal self-attention, before the output matrix, of tokens (n, d): (b, w, h * c), in rows."""
     attention = layer.self_attn
-    width = attention.head_dim
-    heads, groups = _heads(attention)
-    states = _joint(x, attention.q_proj, attention.k_proj, attention.v_proj).view(*x.shape[:2], -1, width)
-    turned = _Rotate.apply(states[:, :, : heads + groups], cos, sin)
-    q, k = turned[:, :, :heads].transpose(1, 2), turned[:, :, heads:].transpose(1, 2)
-    v = states[:, :, heads + groups :].transpose(1, 2)
+    heads, groups, width = _heads(attention)
+    states = _joint(x, width, (attention.q_proj, attention.k_proj), attention.v_proj)
+    rows = _InRows.apply(states, prefixes, turns)
+    q, k, v = (
+        part.unflatten(-1, (-1, width)).transpose(1, 2)
+        for part in rows.split([heads * width, groups * width, groups * width], -1)
+    )
     with _kernel_precision(x):
         out = F.scaled_dot_product_attention(
-            q, k, v.to(q.dtype), is_causal=True, scale=attention.scaling, enable_gqa=groups != heads
+            q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=groups != heads
         )
     return out.transpose(1, 2).flatten(2)
 
 
-def _attention_at(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, place: Tensor) -> Tensor:
-    """Attention of one token a row, at `place` (b,): (b, s, d) to (b, h * c). Only keys and values are read elsewhere."""
+def _attention_at(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes, place: Tensor) -> Tensor:
+    """Attention of one token a row, at `place` (b,): (n, d) to (b, h * c). Only keys and values are read elsewhere."""
     attention = layer.self_attn
-    width = attention.head_dim
-    rows = torch.arange(len(x), device=x.device)
-    _, groups = _heads(attention)
-    states = _joint(x, attention.k_proj, attention.v_proj).view(*x.shape[:2], 2 * groups, width)
-    k = _Rotate.apply(states[:, :, :groups], cos, sin)
-    v = states[:, :, groups:]
-    q = linear(attention.q_proj, x[rows, place]).view(len(x), 1, -1, width)
-    q = _Rotate.apply(q, cos[place][:, None], sin[place][:, None]).transpose(1, 2)
-    seen = torch.arange(x.shape[1], device=x.device) <= place[:, None]
+    heads, groups, width = _heads(attention)
+    states = _joint(x, width, (attention.k_proj,), attention.v_proj)
+    half = width // 2
+    k, v = (
+        part.unflatten(-1, (-1, width)).transpose(1, 2)
+        for part in _InRows.apply(states, prefixes, turns[:, : groups * half]).split(groups * width, -1)
+    )
+    asked = _interleaved(linear(attention.q_proj, x.index_select(0, prefixes.read)), width, -1)
+    pairs = torch.view_as_complex(asked.float().unflatten(-1, (-1, 2)))
+    q = torch.view_as_real(pairs * turns[place, : heads * half]).view(len(place), heads, 1, width).to(k.dtype)
+    seen = torch.arange(prefixes.width, device=x.device) <= place[:, None]
     with _kernel_precision(x):
         out = F.scaled_dot_product_attention(
-            q, k.transpose(1, 2), v.to(q.dtype).transpose(1, 2), attn_mask=seen[:, None, None],
-            scale=attention.scaling, enable_gqa=groups != q.shape[1],
-        )  # fmt: skip
+            q, k, v, attn_mask=seen[:, None, None], scale=attention.scaling, enable_gqa=groups != heads
+        )
     return out.flatten(1)
 
 
-def _heads(attention: Any) -> tuple[int, int]:
-    """Query heads and key-value heads of an attention module."""
+def _heads(attention: Any) -> tuple[int, int, int]:
+    """Query heads and key-value heads of an attention module, and the width of a head."""
     config = attention.config
-    return config.num_attention_heads, config.num_key_value_heads
+    return config.num_attention_heads, config.num_key_value_heads, attention.head_dim
 
 
 def _mlp(layer: Any, x: Tensor) -> Tensor:
@@ -114,24 +125,39 @@ def _kernel_precision(x: Tensor) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _joint(x: Tensor, *products: nn.Module) -> Tensor:
-    """The outputs of several products of x side by side; plain ones as a single product."""
-    if all(type(m) is nn.Linear and m.bias is None for m in products):
-        return product(x, torch.cat([m.weight for m in products]))
-    return torch.cat([m(x) for m in products], -1)
+def _joint(x: Tensor, width: int, turned: tuple[nn.Module, ...], still: nn.Module) -> Tensor:
+    """The outputs of several products of x side by side, those to be turned interleaved; of plain ones as a single product."""
+    if all(type(m) is nn.Linear and m.bias is None for m in (*turned, still)):
+        return product(x, torch.cat([*(_interleaved(m.weight, width, 0) for m in turned), still.weight]))
+    return torch.cat([*(_interleaved(m(x), width, -1) for m in turned), still(x)], -1)
+
+
+def _interleaved(x: Tensor, width: int, dim: int) -> Tensor:
+    """`x` with the two entries of every head that a turn mixes, i and i + width / 2, made neighbours along `dim`.
+
+    Queries and keys are reordered alike, so their products stay the same, and a turn is one complex multiplication.
+    """
+    axis = dim % x.ndim
+    return x.unflatten(axis, (-1, 2, width // 2)).transpose(axis + 1, axis + 2).flatten(axis, axis + 2)
 
 
 def _norm(x: Tensor, norm: Any) -> Tensor:
     return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
 
 
-def _turns(trunk: LlamaModel, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and signed sin (s, 1, c): a turn is x * cos + (x with its halves swapped) * sin."""
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]
-    like = torch.zeros((), dtype=torch.float32, device=ids.device)
-    cos, sin = trunk.rotary_emb(like, positions)
+def _turns(trunk: LlamaModel, places: int, device: torch.device) -> Tensor:
+    """Rotary turns as complex numbers: (places, c / 2) repeated for every query and key-value head."""
+    like = torch.zeros((), dtype=torch.float32, device=device)
+    cos, sin = trunk.rotary_emb(like, torch.arange(places, device=device)[None])
     half = cos.shape[-1] // 2
-    return cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)[:, None]
+    heads, groups, _ = _heads(trunk.layers[0].self_attn)
+    return torch.complex(cos[0, :, :half], sin[0, :, :half]).repeat(1, heads + groups)
+
+
+def _multiply(x: Tensor, turns: Tensor) -> None:
+    """Turn the first entries of x (..., W), float32, in place, as many as there are turns (..., T / 2)."""
+    turned = 2 * turns.shape[-1]
+    torch.view_as_complex(x[..., :turned].unflatten(-1, (-1, 2))).mul_(turns)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -154,19 +180,23 @@ class _RMSNorm(torch.autograd.Function):
         return back, product.flatten(0, -2).sum(0), None
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary position turns of (b, s, h, c) by cos and signed sin, broadcast over it; the gradient turns back."""
+class _InRows(torch.autograd.Function):
+    """What tokens project to (n, W), laid out in rows (b, w, W), the first entries turned by their places.
+
+    `turns` (..., T / 2) are for the first T of the W entries. On a CPU rows are float32, which attention wants there.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # bf16 stays bf16; on a CPU attention wants fp32
-        ctx.save_for_backward(cos, sin)
-        ctx.dtype = x.dtype
-        return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+    def forward(ctx: Any, x: Tensor, prefixes: Prefixes, turns: Tensor) -> Tensor:
+        rows = prefixes.laid_out(x).to(torch.float32, copy=prefixes.plain)
+        _multiply(rows, turns)
+        ctx.save_for_backward(turns)
+        ctx.prefixes, ctx.dtype = prefixes, x.dtype
+        return rows if x.device.type == "cpu" else rows.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        back = (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, -1))
-        return back.to(ctx.dtype), None, None
+        (turns,) = ctx.saved_tensors
+        back = gradient.to(torch.float32, copy=True)
+        _multiply(back, torch.conj_physical(turns))
+        return ctx.prefixes.added_up(back).to(ctx.dtype), None, None

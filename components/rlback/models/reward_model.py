@@ -19,8 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlback.errors import CheckpointError, DataError, TrainingDiverged
 from rlback.maths import ensembles
-from rlback.maths.masking import length_chunks
-from rlback.models.batching import Ids, Packed, pack
+from rlback.models.batching import Ids, Packed, in_parts, pack
 from rlback.models.digests import weights_digest
 from rlback.models.llama_forward import states_at
 from rlback.models.policy import Policy, completion_logits, positions_of
@@ -197,13 +196,13 @@ class RewardModel(nn.Module):
         return scale if self.shape.count == 1 else scale * float(self.combined_scale)
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> Tensor:
+    def score(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2560) -> Tensor:
         """The score of every row, (b,) float32 without gradient, in the order given: `combine` of the raw ones."""
         return self.combine(self._raw(prompts, completions, max_padded))
 
     @torch.no_grad()
     def member_scores(
-        self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048
+        self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2560
     ) -> Tensor:
         """(members, b): each member's own (raw - shift) / scale. Their spread over the members says how sure they are."""
         return self._standardised(self._raw(prompts, completions, max_padded))
@@ -221,8 +220,7 @@ class RewardModel(nn.Module):
 
     def _raw(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int) -> Tensor:
         scores = torch.zeros(self.shape.count, len(prompts), device=self.device)
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        for rows in length_chunks(lengths, max_padded):
+        for rows in in_parts(prompts, completions, max_padded):
             scores[:, rows] = self([prompts[r] for r in rows], [completions[r] for r in rows])
         return scores
 
@@ -237,7 +235,7 @@ class RewardModel(nn.Module):
         return ensembles.uncertainty_weighted(standard, self.shape.uncertainty_weight)
 
     @torch.no_grad()
-    def rescale(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2048) -> None:
+    def rescale(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int = 2560) -> None:
         """Set shifts and scales so that `score` has mean 0 and variance 1 on these reference samples.
 
         So has each member of an ensemble; otherwise the lowest score would be that of the member with the lowest

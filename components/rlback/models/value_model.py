@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rlback.maths.masking import length_chunks
-from rlback.models.batching import Ids, pack
+from rlback.models.batching import Ids, in_parts, pack
 from rlback.models.llama_forward import states_at
 from rlback.models.policy import Policy, positions_of
 
@@ -39,10 +38,9 @@ class ValueModel(nn.Module):
 
     @torch.no_grad()
     def over(self, prompts: Sequence[Ids], completions: Sequence[Ids], max_padded: int) -> Tensor:
-        """(b, t) for many rows, in length-sorted parts, without a gradient."""
+        """(b, t) for many rows, in parts, without a gradient."""
         out = torch.zeros(len(prompts), max(map(len, completions)), device=self.head.weight.device)
-        lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-        for part in length_chunks(lengths, max_padded):
+        for part in in_parts(prompts, completions, max_padded):
             values = self([prompts[i] for i in part], [completions[i] for i in part])
             out[torch.tensor(part, device=out.device), : values.shape[1]] = values
         return out

@@ -10,7 +10,7 @@ import torch
 
 from rlback.errors import ConfigError
 from rlback.maths.best_of_n import kl_bound
-from rlback.maths.masking import length_chunks
+from rlback.models.batching import in_parts
 from rlback.models.policy import Policy, token_logps
 from rlback.studies.protocol import Array
 from rlback.studies.text_base import draw
@@ -77,7 +77,7 @@ def logps_of(policy: Policy, drawn: Drawn) -> Array:
     completions = [c.ids for c in drawn.completions]
     pad = policy.tokenizer.pad_token_id
     with torch.no_grad():
-        for rows in length_chunks([len(p) + len(c) for p, c in zip(drawn.ids, completions, strict=True)], _MAX_PADDED):
+        for rows in in_parts(drawn.ids, completions, _MAX_PADDED):
             logps, _ = token_logps(policy.model, [drawn.ids[r] for r in rows], [completions[r] for r in rows], pad)
             found[rows] = logps.double().sum(1).cpu().numpy()
     return found

@@ -1,4 +1,4 @@
-"""Which items a step trains on, and how its sequences are grouped so that little padding is computed."""
+"""Which items a step trains on, and results over parts of its rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rlback.maths.masking import length_chunks
+from rlback.models.batching import in_parts
 from rlback.records import seed_of
 
 Tokens = Sequence[int]
@@ -34,17 +34,14 @@ def permutation(count: int, seed: int) -> tuple[int, ...]:
     return tuple(torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist())
 
 
-def total_lengths(prompts: Sequence[Tokens], completions: Sequence[Tokens]) -> list[int]:
-    """Prompt plus completion tokens of each row."""
-    return [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
-
-
-def by_length(function: Callable[[list[int]], Tensor], lengths: Sequence[int], max_padded: int) -> Tensor:
-    """`function(rows) -> (b,)` over length-sorted parts of all rows, the results in the order of the rows.
+def over_parts(
+    function: Callable[[list[int]], Tensor], prompts: Sequence[Tokens], completions: Sequence[Tokens], max_padded: int
+) -> Tensor:
+    """`function(rows) -> (b,)` over parts of all rows (`in_parts`), the results in the order of the rows.
 
     Gradients flow through. The result does not depend on `max_padded` but for rounding.
     """
-    parts = length_chunks(lengths, max_padded)
+    parts = in_parts(prompts, completions, max_padded)
     joined = torch.cat([function(part) for part in parts])
     order = torch.tensor([row for part in parts for row in part])
     return joined[torch.argsort(order).to(joined.device)]

@@ -16,7 +16,7 @@ from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, positions_of, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import DPOConfig
-from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
+from rlback.training.batches import Tokens, epoch_slice, over_parts
 from rlback.training.on_policy import RATIO_TOLERANCE
 from rlback.training.parallel import ALONE, Share
 from rlback.training.reward import TokenPair, check_pairs
@@ -106,7 +106,7 @@ def _sums(
 ) -> tuple[Tensor, Tensor]:
     """log p of whole completions in nats: of the chosen and of the rejected sides of the pairs `rows`, (n,) each.
 
-    Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
+    Both sides of a pair go through the policy side by side, so that their prompt does once.
     """
     prompts = [pairs[i].prompt for i in rows] * 2
     completions = [*(pairs[i].chosen for i in rows), *(pairs[i].rejected for i in rows)]
@@ -118,7 +118,7 @@ def _sums(
             logps, _ = token_logps(policy.model, given, written, pad)
         return (logps if own is None else logps * own(given, written).to(logps.device)).sum(-1)  # 0 where padded
 
-    joined = by_length(sums, total_lengths(prompts, completions), config.max_padded)
+    joined = over_parts(sums, prompts, completions, config.max_padded)
     return joined[: len(rows)], joined[len(rows) :]
 
 

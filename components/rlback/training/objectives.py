@@ -10,10 +10,10 @@ from torch import Tensor
 from rlback.maths import kl
 from rlback.maths.losses import aggregate, clipped_surrogate, dpo, ipo, value_loss
 from rlback.maths.masking import length_chunks, masked_sum
+from rlback.models.batching import in_parts
 from rlback.models.policy import Policy, token_logps
 from rlback.models.value_model import ValueModel
 from rlback.settings import OnlineDPOConfig, OnPolicy, PPOConfig
-from rlback.training.batches import total_lengths
 from rlback.training.parallel import Share
 from rlback.training.rollout import Part, Rollout
 from rlback.training.signals import Signals, objective_of, per_completion
@@ -79,9 +79,9 @@ def accumulate(
 
 
 def _parts(rollout: Rollout, rows: Sequence[int], config: OnPolicy) -> list[Part]:
-    """The completions `rows`, by length, in parts of at most `max_padded` tokens."""
-    lengths = total_lengths([rollout.prompts[i] for i in rows], [rollout.completions[i] for i in rows])
-    return [Part([rows[i] for i in part]) for part in length_chunks(lengths, config.max_padded)]
+    """The completions `rows` in parts of at most `max_padded` tokens."""
+    prompts, completions = [rollout.prompts[i] for i in rows], [rollout.completions[i] for i in rows]
+    return [Part([rows[i] for i in part]) for part in in_parts(prompts, completions, config.max_padded)]
 
 
 def _accumulate_pairs(

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from rlback.errors import ConfigError, DataError
 from rlback.maths import bradley_terry
-from rlback.maths.masking import length_chunks
+from rlback.models.batching import in_parts
 from rlback.models.reward_model import RewardModel, mean_and_spread, member_name
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import RewardConfig
-from rlback.training.batches import Tokens, by_length, epoch_slice, total_lengths
+from rlback.training.batches import Tokens, epoch_slice, over_parts
 from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, precision, warmup_cosine
@@ -255,7 +255,7 @@ class _Sides:
         if not reward_model.shape.surprise:
             return cls(prompts, completions, None)
         surprise: list[Tensor] = [torch.empty(0)] * len(prompts)
-        for part in length_chunks(total_lengths(prompts, completions), 4096):
+        for part in in_parts(prompts, completions, 4096):
             rows = reward_model.surprise([prompts[i] for i in part], [completions[i] for i in part])
             for i, row in zip(part, rows, strict=True):
                 surprise[i] = row[: len(completions[i])].clone()
@@ -271,7 +271,7 @@ class _Sides:
 
         `member`: of that one alone, (n,). `passed` is told how many rows each part had.
 
-        Both sides go through the same length-sorted parts, so a long and a short side do not pad each other.
+        Both sides of a pair go through the trunk side by side, so that their prompt does once.
         """
         rows = [*batch, *(i + len(self.prompts) // 2 for i in batch)]
 
@@ -287,8 +287,8 @@ class _Sides:
                 passed(len(part))
             return scores
 
-        lengths = total_lengths([self.prompts[i] for i in rows], [self.completions[i] for i in rows])
-        scores = by_length(score, lengths, max_padded).float().movedim(0, -1)
+        prompts, completions = [self.prompts[i] for i in rows], [self.completions[i] for i in rows]
+        scores = over_parts(score, prompts, completions, max_padded).float().movedim(0, -1)
         return scores[..., : len(batch)], scores[..., len(batch) :]
 
 

@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from rlback.errors import TrainingDiverged
-from rlback.maths.masking import length_chunks
+from rlback.models.batching import in_parts
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import Samples, sample
 from rlback.records import seed_of
 from rlback.settings import OnlineDPOConfig, OnPolicy, Precision
-from rlback.training.batches import Tokens, epoch_slice, total_lengths
+from rlback.training.batches import Tokens, epoch_slice
 from rlback.training.parallel import ALONE, Share
 from rlback.training.scorers import Scorer
 from rlback.training.updates import at_step, precision
 
 #: How many parts of a step keep their activations for its one update. The passes of further parts are made twice: what a
 #: batch takes up in memory must not grow with it.
-HELD_PARTS = 4
+HELD_PARTS = 2
 
 
 class Sampler(Protocol):
@@ -213,7 +213,7 @@ def _passes(
     out = torch.zeros_like(like)
     pad = policy.tokenizer.pad_token_id
     parts: list[Part] = []
-    for part in length_chunks(total_lengths(rows, completions), config.max_padded):
+    for part in in_parts(rows, completions, config.max_padded):
         part_rows, part_completions = [rows[i] for i in part], [completions[i] for i in part]
         keep = len(parts) < held
         with torch.set_grad_enabled(keep), precision(config.precision, policy.model.device):

@@ -16,12 +16,12 @@ import torch
 
 from rlback.errors import DataError
 from rlback.maths.losses import negative_log_likelihood
-from rlback.maths.masking import length_chunks
+from rlback.models.batching import in_parts
 from rlback.models.digests import weights_digest
 from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import SupervisedConfig
-from rlback.training.batches import epoch_slice, total_lengths
+from rlback.training.batches import epoch_slice
 from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
 from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
@@ -151,7 +151,7 @@ def _parts(
     batch: Sequence[Example], max_padded: int
 ) -> Iterator[tuple[list[Sequence[int]], list[Sequence[int]]]]:
     prompts, completions = [p for p, _ in batch], [c for _, c in batch]
-    for part in length_chunks(total_lengths(prompts, completions), max_padded):
+    for part in in_parts(prompts, completions, max_padded):
         yield [prompts[i] for i in part], [completions[i] for i in part]
 
 
