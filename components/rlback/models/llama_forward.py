@@ -92,8 +92,7 @@ def _attention_at(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes, plac
         for part in _InRows.apply(states, prefixes, turns[:, : groups * half]).split(groups * width, -1)
     )
     asked = _interleaved(linear(attention.q_proj, x.index_select(0, prefixes.read)), width, -1)
-    pairs = torch.view_as_complex(asked.float().unflatten(-1, (-1, 2)))
-    q = torch.view_as_real(pairs * turns[place, : heads * half]).view(len(place), heads, 1, width).to(k.dtype)
+    q = _InRows.apply(asked, None, turns[place, : heads * half]).view(len(place), heads, 1, width)
     seen = torch.arange(prefixes.width, device=x.device) <= place[:, None]
     with _kernel_precision(x):
         out = F.scaled_dot_product_attention(
@@ -183,12 +182,14 @@ class _RMSNorm(torch.autograd.Function):
 class _InRows(torch.autograd.Function):
     """What tokens project to (n, W), laid out in rows (b, w, W), the first entries turned by their places.
 
-    `turns` (..., T / 2) are for the first T of the W entries. On a CPU rows are float32, which attention wants there.
+    `turns` (..., T / 2) are for the first T of the W entries. Without prefixes nothing is laid out. On a CPU the result is
+    float32, which attention wants there.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, prefixes: Prefixes, turns: Tensor) -> Tensor:
-        rows = prefixes.laid_out(x).to(torch.float32, copy=prefixes.plain)
+    def forward(ctx: Any, x: Tensor, prefixes: Prefixes | None, turns: Tensor) -> Tensor:
+        laid = x if prefixes is None else prefixes.laid_out(x)
+        rows = laid.to(torch.float32, copy=prefixes is None or prefixes.plain)
         _multiply(rows, turns)
         ctx.save_for_backward(turns)
         ctx.prefixes, ctx.dtype = prefixes, x.dtype
@@ -199,4 +200,5 @@ class _InRows(torch.autograd.Function):
         (turns,) = ctx.saved_tensors
         back = gradient.to(torch.float32, copy=True)
         _multiply(back, torch.conj_physical(turns))
-        return ctx.prefixes.added_up(back).to(ctx.dtype), None, None
+        back = back if ctx.prefixes is None else ctx.prefixes.added_up(back)
+        return back.to(ctx.dtype), None, None
