@@ -51,21 +51,21 @@ def _states_at(trunk: Any, ids: Tensor, row: Tensor, place: Tensor) -> Tensor:
     x = F.embedding(prefixes.tokens, trunk.embed_tokens.weight)
     for layer in trunk.layers[:-1]:
         attended = _attention(layer, _norm(x, layer.input_layernorm), turns, prefixes)
-        x = x + linear(layer.self_attn.o_proj, prefixes.gathered(attended))
+        x = x + linear(layer.self_attn.o_proj, attended)
         x = x + _mlp(layer, _norm(x, layer.post_attention_layernorm))
     last = trunk.layers[-1]
     normed = _norm(x, last.input_layernorm)
     if len(row) == len(ids) and bool((row == torch.arange(len(ids), device=row.device)).all()):
         attended = _attention_at(last, normed, turns, prefixes, place)
     else:
-        attended = _attention(last, normed, turns, prefixes).flatten(0, 1).index_select(0, row * prefixes.width + place)
-    x = x.index_select(0, prefixes.read) + linear(last.self_attn.o_proj, attended)
+        attended = prefixes.asked(_attention(last, normed, turns, prefixes))
+    x = prefixes.asked(x) + linear(last.self_attn.o_proj, attended)
     x = x + _mlp(last, _norm(x, last.post_attention_layernorm))
     return _norm(x, trunk.norm)
 
 
 def _attention(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes) -> Tensor:
-    """Causal self-attention, before the output matrix, of tokens (n, d): (b, w, h * c), in rows."""
+    """Causal self-attention of every token, before the output matrix: (n, d) to (n, h * c)."""
     attention = layer.self_attn
     heads, groups, width = _heads(attention)
     states = _joint(x, width, (attention.q_proj, attention.k_proj), attention.v_proj)
@@ -78,7 +78,7 @@ def _attention(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes) -> Tens
         out = F.scaled_dot_product_attention(
             q, k, v, is_causal=True, scale=attention.scaling, enable_gqa=groups != heads
         )
-    return out.transpose(1, 2).flatten(2)
+    return prefixes.gathered(out.transpose(1, 2).flatten(2))
 
 
 def _attention_at(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes, place: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _attention_at(layer: Any, x: Tensor, turns: Tensor, prefixes: Prefixes, plac
         part.unflatten(-1, (-1, width)).transpose(1, 2)
         for part in _InRows.apply(states, prefixes, turns[:, : groups * half]).split(groups * width, -1)
     )
-    asked = _interleaved(linear(attention.q_proj, x.index_select(0, prefixes.read)), width, -1)
+    asked = _interleaved(linear(attention.q_proj, prefixes.asked(x)), width, -1)
     q = _InRows.apply(asked, None, turns[place, : heads * half]).view(len(place), heads, 1, width)
     seen = torch.arange(prefixes.width, device=x.device) <= place[:, None]
     with _kernel_precision(x):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 #: Rows are as wide as a multiple of this: attention over 12 x 4 x 80 x 32 takes two thirds of the time of 12 x 4 x 79 x 32
 #: (torch 2.13, AVX-512, one thread).
@@ -60,6 +61,11 @@ class Prefixes:
         """Values of prefixes (n, d) at their places in the rows, (b, width, d)."""
         rows = x if self.plain else x.index_select(0, self.numbers)
         return rows.view(-1, self.width, x.shape[-1])
+
+    def asked(self, x: Tensor) -> Tensor:
+        """Values of prefixes (n, d) to those of the prefixes that were asked for (m, d)."""
+        # As a look-up: gradients of one prefix are added up in the same order every time, on a GPU too.
+        return F.embedding(self.read, x)
 
     def added_up(self, rows: Tensor) -> Tensor:
         """Gradients by place (b, width, d) to those of prefixes (n, d), each the sum over its places: `laid_out` turned round."""
