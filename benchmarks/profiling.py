@@ -59,14 +59,18 @@ PHASES: dict[str, tuple[Wrapped, ...]] = {
 
 
 class Stopwatch:
-    """Seconds and calls by phase. A phase that runs inside another is taken off the outer one."""
+    """Seconds and calls by phase. A phase that runs inside another is taken off the outer one.
+
+    `first`: when a phase began for the first time, in seconds from the making of this clock.
+    """
 
     def __init__(self, now: Callable[[], float] = time.process_time) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
+        self.first: dict[str, float] = {}
         self._now = now
         self._running: list[str] = []
-        self._since = now()
+        self._since = self._made = now()
 
     def clear(self) -> None:
         """Forget what was measured; phases that are running go on."""
@@ -79,6 +83,7 @@ class Stopwatch:
         """Counts the time of the block under `name`."""
         self._book()
         self.calls[name] += 1
+        self.first.setdefault(name, self._since - self._made)
         self._running.append(name)
         try:
             yield

@@ -20,6 +20,7 @@ EXTRA_FIGURES = {
     "import_seconds": "importing the training side (`rlback.training.on_policy`) in a new process",
     "checkpoint_cost_s": "keeping the training state of the small model once (weights and moments, flushed to the disk)",
     "campaign_outside_share": "share of a demo campaign's time outside training, sampling and scoring",
+    "campaign_outside_share_started": "the same from the first training on, without imports and the start of Prefect and MLflow",
 }
 
 

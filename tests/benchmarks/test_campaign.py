@@ -40,6 +40,16 @@ def test_nothing_is_imported_for_the_clock_and_every_caller_is_timed(worked: str
     assert [finder for finder in sys.meta_path if type(finder).__name__ == "_Finder"] == []
 
 
+def test_a_clock_knows_when_a_phase_first_began():
+    """Made at 10, entered at 13 and 20: 3 seconds."""
+    times = iter([10.0, 13.0, 14.0, 20.0, 21.0])
+    watch = Stopwatch(lambda: next(times))
+    for _ in range(2):
+        with watch.phase("work"):
+            pass
+    assert watch.first == {"work": 3.0}
+
+
 def test_a_module_that_is_there_already_is_timed_too(worked: str):
     held = __import__(worked)
     watch = Stopwatch()
