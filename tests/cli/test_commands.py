@@ -277,3 +277,12 @@ def test_advance_mends_what_a_killed_deploy_left_where_no_campaign_is_active(fin
     assert "alias deployed None -> 2" in capsys.readouterr().out
     assert verify(finished, mirror).findings == []
     assert mirror.aliases("policy")["deployed"] == 2
+
+
+def test_a_report_says_where_it_is_for_programs_too(finished: Project, monkeypatch, capsys):
+    """One JSON object that names the page, which is there."""
+    monkeypatch.chdir(finished.root)
+    assert main(["report", "tiny", "--output", "out", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["campaigns"] == ["tiny"]
+    assert Path(found["report"]).read_text().rstrip().endswith("</html>")

@@ -162,7 +162,7 @@ def test_unknown_label(tmp_path: Path) -> None:
         (gzip.compress(b"", mtime=0), "is empty once unpacked"),
         (b" \n\n", "no preference pair (no row)"),
         (b"[]", "no preference pair (no row)"),
-        (gzip.compress(LINE * 99, mtime=0)[:-9], "the gz data are damaged or cut short"),
+        (gzip.compress(LINE * 99, mtime=0)[:-9], "before its first line: the gz data are damaged or cut short"),
         (lzma.compress(LINE * 99)[:-9], "the xz data are damaged or cut short"),
         (bz2.compress(LINE * 99)[:-9], "the bz2 data are damaged or cut short"),
         (gzip.compress(LINE, mtime=0) + b"junk", "the gz data are damaged"),

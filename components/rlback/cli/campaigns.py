@@ -224,5 +224,8 @@ def report(options: argparse.Namespace) -> int:
     project = find_project()
     directory = Path(options.output) if options.output else project.reports / options.campaigns[0]
     path = write_campaign_report(project, {name: (name, name) for name in options.campaigns}, directory)
-    say(f"Report: {path}")
+    if options.json:
+        print(json.dumps({"campaigns": options.campaigns, "report": str(path)}))
+    else:
+        say(f"Report: {path}")
     return 0

@@ -82,6 +82,7 @@ def build() -> argparse.ArgumentParser:
     report = verb("report", "campaigns:report", "write the HTML report of one or more campaigns")
     report.add_argument("campaigns", nargs="+", metavar="CAMPAIGN")
     report.add_argument("--output", metavar="DIR", help="default: reports/CAMPAIGN")
+    _json(report)
 
     label = verb("label", "people:label", "label comparisons, blind, one key each")
     label.add_argument("campaign", nargs="?", help="default: the campaign that waits for labels")

@@ -148,8 +148,9 @@ class Source:
             yield
         except _DAMAGE as error:
             what = f"the {self.packing} data are damaged or cut short" if self.packing else "reading failed"
+            where = f"after line {self._lines}" if self._lines else "before its first line"
             raise DataError(
-                f"{self.path}, after line {self._lines}: {what} ({error})",
+                f"{self.path}, {where}: {what} ({error})",
                 remedy="fetch or make the file again",
             ) from error
 
