@@ -122,6 +122,8 @@ def test_a_flipped_byte_an_extra_file_and_a_changed_snapshot_are_named(finished:
     snapshot.write_text(snapshot.read_text().replace('"verdict": "a"', '"verdict": "b"', 1))
     found = "\n".join(findings(finished))
     assert "model.safetensors" in found
+    newest = list_versions(finished.store)[-1]
+    assert f"checkpoint {newest.digest[:12]} (policy@{newest.version})" in found
     assert "more.bin" in found
     assert "labels of tiny up to round 1" in found
 

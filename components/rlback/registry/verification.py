@@ -17,7 +17,7 @@ from rlback.data.dvc_access import cached_object
 from rlback.errors import CheckpointError, DataError, LedgerError, RegistryError
 from rlback.ledger.chain import check_heads, check_newest, first_break
 from rlback.ledger.store import Store
-from rlback.ledger.tables import campaigns, checkpoints, events, stages
+from rlback.ledger.tables import campaigns, checkpoints, events, stages, versions
 from rlback.models.manifest import verify_checkpoint
 from rlback.project import Project
 from rlback.registry.mlflow_store import MlflowStore
@@ -88,9 +88,10 @@ def verify(
     if mirror is None:
         return Verification(count, 0, 0, 0, _once(findings))
     held = gather("checkpoints", lambda: store.rows(select(checkpoints)))
+    named = _names(gather("versions", lambda: store.rows(select(versions))))
     snapshots, sources = gather("stages", lambda: label_snapshots(store)), gather("stages", lambda: source_checks(project))
     checks: list[tuple[str, Callable[[], object]]] = [
-        (f"checkpoint {row.digest[:12]}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
+        (f"checkpoint {row.digest[:12]}{named.get(row.digest, '')}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
         for row in held
     ]
     checks += [
@@ -106,6 +107,14 @@ def verify(
             report(done, len(checks), {})
     findings += gather("registry", lambda: _registry(store, mirror))
     return Verification(count, len(held), len(snapshots), len(sources), _once(findings))
+
+
+def _names(rows: Iterable[Any]) -> dict[str, str]:
+    """Digest -> the versions of policies whose weights it is, in brackets."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.digest, []).append(f"{row.policy}@{row.version}")
+    return {digest: f" ({', '.join(names)})" for digest, names in found.items()}
 
 
 def _once(findings: list[Finding]) -> list[Finding]:
