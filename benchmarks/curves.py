@@ -94,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="25m")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="5; two or more")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="0")
     parser.add_argument("--steps", type=int, default=40, metavar="N", help=f"40; {STRETCHES} or more")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     shape, began, done = SHAPES[options.shape], time.monotonic(), 0
     curves: dict[str, list[list[float]]] = {name: [] for name in PRECISIONS}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for precision in PRECISIONS:
             curves[precision].append(curve(shape, precision, seed, options.steps))
             done += 1
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = {"cpu": surroundings.cpu(), "versions": surroundings.versions(), "commit": surroundings.commit(ROOT)}
         print(json.dumps({"shape": shape.name, "rows": rows, "curves": curves, **where}, indent=1))
     else:
-        print(f"mean score of RLOO, {shape.name}, {options.seeds} seeds; difference: bf16 less fp32, paired, with 95 % interval")
+        print(f"mean score of RLOO, {shape.name}, {options.seeds} seeds from {options.first_seed} on; difference: bf16 less fp32, paired, with 95 % interval")
         for r in rows:
             fp32, bf16 = f"{r['fp32']:.3f} ± {r['fp32_sd']:.3f}", f"{r['bf16']:.3f} ± {r['bf16_sd']:.3f}"
             gap = f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"
