@@ -114,7 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
         where = {"cpu": surroundings.cpu(), "versions": surroundings.versions(), "commit": surroundings.commit(ROOT)}
         print(json.dumps({"shape": shape.name, "rows": rows, "curves": curves, **where}, indent=1))
     else:
-        print(f"mean score of RLOO, {shape.name}, {options.seeds} seeds from {options.first_seed} on; difference: bf16 less fp32, paired, with 95 % interval")
+        whose = f"{shape.name}, {options.seeds} seeds from {options.first_seed} on"
+        print(f"mean score of RLOO, {whose}; difference: bf16 less fp32, paired, with 95 % interval")
         for r in rows:
             fp32, bf16 = f"{r['fp32']:.3f} ± {r['fp32_sd']:.3f}", f"{r['bf16']:.3f} ± {r['bf16_sd']:.3f}"
             gap = f"{r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}]"

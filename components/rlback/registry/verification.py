@@ -91,7 +91,10 @@ def verify(
     named = _names(gather("versions", lambda: store.rows(select(versions))))
     snapshots, sources = gather("stages", lambda: label_snapshots(store)), gather("stages", lambda: source_checks(project))
     checks: list[tuple[str, Callable[[], object]]] = [
-        (f"checkpoint {row.digest[:12]}{named.get(row.digest, '')}", partial(verify_checkpoint, project.absolute(row.location), row.digest))
+        (
+            f"checkpoint {row.digest[:12]}{named.get(row.digest, '')}",
+            partial(verify_checkpoint, project.absolute(row.location), row.digest),
+        )
         for row in held
     ]
     checks += [
