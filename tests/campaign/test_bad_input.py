@@ -45,7 +45,7 @@ def row(**changes: object) -> bytes:
         (HEADER + b"p,x,y\n" * 20_000 + b"p,x\0,y\n", ", line 20002: ", "chosen holds a NUL character at character 2"),
         (row(rejected="a\ud800"), ", line 3: ", "rejected holds half of a surrogate pair at character 2"),
         (HEADER + b"p,x,y\np,\xed\xa0\x80,y\n", ", line 3: ", "not UTF-8 at byte 3"),
-        (gzip.compress(lines([GOOD] * 99), mtime=0)[:-9], ", after line ", "the gz data are damaged or cut short"),
+        (gzip.compress(lines([GOOD] * 99), mtime=0)[:-9], ", before its first line: ", "the gz data are damaged or cut short"),
         (parquet(chosen=7), ", row 1: ", "chosen must be text, not a number"),
         (parquet(prompt=1.5), ", row 1: ", "prompt must be text or a message list, not a number"),
         (parquet(chosen=["a"], rejected=["b"]), ", row 1: ", "chosen, message 1: must be an object with role and content"),

@@ -1,4 +1,4 @@
-"""Padding, end-token masks and length-sorted chunks."""
+"""Padding, end-token masks and chunks of rows."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ def test_length_chunks_cover_every_row_once_and_keep_to_the_size() -> None:
 def test_length_chunks_keep_a_group_together() -> None:
     """Groups a (lengths 2, 6), b (4, 3) and c (5), by the longest of each: b, c, a; a cut may still fall inside one."""
     lengths, groups = [2, 4, 6, 3, 5], "abab" + "c"
-    assert length_chunks(lengths, 1000, groups) == [[1, 3, 4, 0, 2]]
-    assert length_chunks(lengths, 10, groups) == [[1, 3], [4, 0], [2]]
+    assert length_chunks(lengths, 1000, groups) == [[3, 1, 4, 0, 2]]
+    assert length_chunks(lengths, 10, groups) == [[3, 1], [4, 0], [2]]
 
 
 def test_length_chunks_count_the_longest_row_of_a_chunk() -> None:
-    """A short row after a long one of its group is padded as far: 6 and 2 are 12 padded tokens, above 10."""
-    assert length_chunks([6, 2], 10, "aa") == [[0], [1]]
+    """A short row after a long one of the group before is padded as far: 2, 6 and 3 of the next are above 17 tokens."""
+    assert length_chunks([6, 2, 3, 6], 17, "aabb") == [[1, 0], [2, 3]]
+    assert length_chunks([6, 2, 3, 6], 18, "aabb") == [[1, 0, 2], [3]]

@@ -80,6 +80,26 @@ def test_a_prompt_goes_through_a_layer_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert rows == [40, 40, 5]
 
 
+def test_what_is_not_finite_stays_in_its_row() -> None:
+    """A token whose embedding is NaN spoils the row that it is in, and no other, though all are padded."""
+    made, ids = trunk(), IDS.clone()
+    ids[ids == 29] = 28
+    ids[0, 0] = 29
+    made.embed_tokens.weight.data[29] = float("nan")
+    with torch.no_grad():
+        states = states_at(made, ids, torch.arange(5), torch.full((5,), 5))
+    assert states.isnan().any(1).tolist() == [True, False, False, False, False]
+
+
+def test_a_second_derivative_is_refused() -> None:
+    """The nodes of the pass have a first derivative only, and say so."""
+    made = trunk()
+    loss = states_at(made, IDS, *SOME).square().sum()
+    (first,) = torch.autograd.grad(loss, made.norm.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
+        first.sum().backward()
+
+
 def test_reading_nothing_gives_nothing() -> None:
     """No state, and a gradient of 0 to go back through."""
     made, nowhere = trunk(), torch.zeros(0, dtype=torch.long)

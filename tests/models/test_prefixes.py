@@ -78,3 +78,9 @@ def test_values_go_to_their_places_and_gradients_come_back_as_sums() -> None:
     gradient[:, :2, 0] = torch.tensor([[10.0, 20.0], [0.5, 30.0]])
     assert found.added_up(gradient)[:, 0].tolist() == [10.5, 20.0, 30.0]
     assert found.gathered(rows)[:, 0].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_place_that_the_rows_do_not_have_is_refused() -> None:
+    """Rows of three tokens are laid out sixteen wide, and have no place 3 all the same."""
+    with pytest.raises(IndexError, match="places 1 to 3 of rows of 3 tokens"):
+        Prefixes.of(torch.tensor([[1, 2, 3]]), torch.tensor([0, 0]), torch.tensor([1, 3]))

@@ -1,4 +1,4 @@
-"""Padding, masks and length-sorted chunks: what keeps padding out of every number.
+"""Padding, masks and chunks of rows: what keeps padding out of every number.
 
 A mask has the shape of the tokens it belongs to (b, t), bool or float zeros and ones: 1 for a token that counts, 0
 for padding and for what an environment wrote. The ones need not be contiguous. Masks made here are float.
@@ -47,14 +47,14 @@ def length_chunks(
     """Indices 0..n-1, shortest first, cut into chunks of at most `max_padded` padded tokens each.
 
     A chunk's padded size is its count times its longest length; a single row longer than that gets a chunk of its own.
-    With `groups`, one for each index, those of a group stay side by side, in the place of the longest of them.
+    With `groups`, one for each index, those of a group stay side by side, shortest first, in the place of the longest.
     """
     whose = groups or range(len(lengths))
     longest: dict[Hashable, int] = {}
     for group, length in zip(whose, lengths, strict=True):
         longest[group] = max(length, longest.get(group, 0))
     first = {group: number for number, group in enumerate(longest)}
-    order = sorted(range(len(lengths)), key=lambda i: (longest[whose[i]], first[whose[i]]))
+    order = sorted(range(len(lengths)), key=lambda i: (longest[whose[i]], first[whose[i]], lengths[i]))
     chunks: list[list[int]] = []
     current: list[int] = []
     widest = 0

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import LlamaModel
 
@@ -171,6 +172,7 @@ class _RMSNorm(torch.autograd.Function):
         return scaled * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         scaled, inverse, weight = ctx.saved_tensors
         product = gradient * scaled
@@ -196,9 +198,10 @@ class _InRows(torch.autograd.Function):
         return rows if x.device.type == "cpu" else rows.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (turns,) = ctx.saved_tensors
-        back = gradient.to(torch.float32, copy=True)
+        back = gradient.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         _multiply(back, torch.conj_physical(turns))
         back = back if ctx.prefixes is None else ctx.prefixes.added_up(back)
         return back.to(ctx.dtype), None, None

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Rows are as wide as a multiple of this: attention over 12 x 4 x 80 x 32 takes two thirds of the time of 12 x 4 x 79 x 32
-#: (torch 2.13, AVX-512, one thread).
+#: Rows are as wide as a multiple of this: attention's forward pass over 12 x 4 x 80 x 32 takes two thirds of the time of
+#: 12 x 4 x 79 x 32 (torch 2.13, AVX-512, one thread).
 _ROW_MULTIPLE = 16
 
 
@@ -21,9 +21,10 @@ _ROW_MULTIPLE = 16
 class Prefixes:
     """The n prefixes of b rows; a prefix goes by its number, and a place in the rows is row * width + column.
 
-    tokens: (n,) the last id of each. numbers: (b * width,) the prefix that ends at a place; 0, for the sake of having
-    one, where nothing that is read depends on it. homes: (n,) the first place at which each ends. read: (m,) numbers of
-    the prefixes that were asked for. plain: n is b * width and every place has its own, in order.
+    tokens: (n,) the last id of each. numbers: (b * width,) the prefix that ends at a place; where nothing that is read
+    depends on it, the row's last one (of a row that is not read at all, any), so that what is not finite stays in its row.
+    homes: (n,) one place at which each ends. read: (m,) numbers of the prefixes that were asked for. plain: n is
+    b * width and every place has its own, in order.
     """
 
     tokens: Tensor
@@ -35,9 +36,14 @@ class Prefixes:
 
     @classmethod
     def of(cls, ids: Tensor, row: Tensor, place: Tensor) -> Prefixes:
-        """Those of ids (b, s) that end at (row[i], place[i]), m of them and at least one, and all that begin these."""
+        """Those of ids (b, s) that end at (row[i], place[i]), m of them and at least one, and all that begin these.
+
+        IndexError for a place that the rows do not have.
+        """
         device, (count, length) = ids.device, ids.shape
         ids, row, place = ids.cpu(), row.cpu(), place.cpu()
+        if not 0 <= int(place.min()) <= int(place.max()) < length:
+            raise IndexError(f"places {int(place.min())} to {int(place.max())} of rows of {length} tokens")
         ends = torch.full((count,), -1).scatter_reduce(0, row, place, "amax")
         kept = torch.arange(length) <= ends[:, None]
         lines = ids.masked_fill(~kept, -1)
@@ -50,8 +56,9 @@ class Prefixes:
         first = torch.arange(count)[:, None].masked_fill(shared, 0).cummax(0).values
         counted = (own.flatten().cumsum(0) - 1).view(count, length).gather(0, first)
         width = -(-length // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        numbers = torch.zeros(count, width, dtype=torch.long)
-        numbers[order, :length] = counted.masked_fill(~kept[order], 0)
+        last = torch.arange(width).minimum(ends.clamp(min=0)[order][:, None])
+        numbers = torch.empty(count, width, dtype=torch.long)
+        numbers[order] = counted.gather(1, last).clamp(min=0)
         homes = (order[:, None] * width + torch.arange(length))[own]
         read = numbers[row, place]
         tokens, plain = lines[order][own], len(homes) == numbers.numel() and bool((homes.diff() == 1).all())
@@ -75,7 +82,7 @@ class Prefixes:
         return torch.ops.aten.embedding_dense_backward(flat, self.numbers, len(self.tokens), -1, False)
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """What rows (b, width, d) hold at the prefixes' first places, (n, d)."""
+        """What rows (b, width, d) hold at the prefixes' homes, (n, d)."""
         flat = rows.flatten(0, 1)
         return flat if self.plain else flat.index_select(0, self.homes)
 

@@ -16,7 +16,7 @@ from torch import nn
 from rlback.models.products import linear
 from rlback.training.updates import precision
 
-ROWS = 1024  # tokens that go through the model at once, as the settings' `max_padded`
+ROWS = 1024  # tokens; a pass has some 2,000, and the rates are the same
 LOOK = 64
 REPEATS = 5
 #: bf16 that takes this many times as long is emulated.

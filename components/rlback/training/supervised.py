@@ -1,6 +1,6 @@
 """Supervised training of the base policy: on prompts with completions, or on plain token streams.
 
-Loss: negative log-likelihood per token. A batch is drawn at random and cut into length-sorted parts whose
+Loss: negative log-likelihood per token. A batch is drawn at random and cut into parts by length whose
 gradients are added up under the token count of the whole batch: the gradient of the padded batch, without
 computing the padding.
 """
