@@ -23,6 +23,7 @@ from rlback.errors import StageError
 from rlback.orchestration.running import running_services, write_services
 from rlback.orchestration.schedule import current
 from rlback.orchestration.services import Service, Watch
+from rlback.orchestration.waking import is_held
 from rlback.project import Project
 from rlback.records import Actor
 from rlback.registry.gates import open_gates
@@ -186,6 +187,8 @@ def test_a_worker_killed_in_mid_stage_loses_no_campaign(here, capsys):
     try:
         assert json.loads(second.stdout.readline())["services"]["prefect"]["url"] == f"http://127.0.0.1:{port}/"
         gate = until(lambda: open_gates(here.store), 300, "the gate")[0]
+        # The run that opened it still holds the campaign for a moment; only the schedule would start another one then.
+        until(lambda: not is_held(here, name), 60, "the end of the run")
         assert main(["gate", "decline", gate.id, "--digest", gate.digest, "--reason", "no better", "--as", "eve"]) == 0
         assert "A flow run that carries it on is started." in capsys.readouterr().out
         until(lambda: (1, "settle", 1) in load_recorded(here, name), 200, "the rollback")
