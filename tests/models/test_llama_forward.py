@@ -27,15 +27,11 @@ SOME = (torch.tensor([0, 0, 2, 4, 4, 4]), torch.tensor([3, 10, 0, 5, 6, 7]))
 ONE_A_ROW = (torch.arange(5), torch.tensor([10, 4, 0, 7, 9]))
 
 
-@pytest.mark.parametrize("places", [EVERY, SOME, ONE_A_ROW], ids=["every", "some", "one a row"])
-@pytest.mark.parametrize("groups", [4, 2])
-def test_states_and_gradients_are_the_librarys(places: tuple[torch.Tensor, torch.Tensor], groups: int) -> None:
+def require_the_librarys(made: LlamaModel, ids: torch.Tensor, places: tuple[torch.Tensor, torch.Tensor]) -> None:
     """The same states, and from a random linear reading of them the same gradient of every parameter."""
-    made = trunk(num_key_value_heads=groups)
-    assert can_run(made)
     reading = torch.randn(len(places[0]), 32, generator=torch.Generator().manual_seed(3))
     found = []
-    for states in (states_at(made, IDS, *places), made(input_ids=IDS, use_cache=False).last_hidden_state[places]):
+    for states in (states_at(made, ids, *places), made(input_ids=ids, use_cache=False).last_hidden_state[places]):
         made.zero_grad()
         (states * reading).sum().backward()
         found.append((states.detach(), {n: p.grad.clone() for n, p in made.named_parameters()}))
@@ -43,6 +39,15 @@ def test_states_and_gradients_are_the_librarys(places: tuple[torch.Tensor, torch
     assert torch.allclose(ours, theirs, atol=1e-5)
     for name, gradient in their_gradients.items():
         assert torch.allclose(our_gradients[name], gradient, atol=1e-4), name
+
+
+@pytest.mark.parametrize("places", [EVERY, SOME, ONE_A_ROW], ids=["every", "some", "one a row"])
+@pytest.mark.parametrize("groups", [4, 2])
+def test_states_and_gradients_are_the_librarys(places: tuple[torch.Tensor, torch.Tensor], groups: int) -> None:
+    """The same states, and from a random linear reading of them the same gradient of every parameter."""
+    made = trunk(num_key_value_heads=groups)
+    assert can_run(made)
+    require_the_librarys(made, IDS, places)
 
 
 def of_one_prompt() -> torch.Tensor:
@@ -59,16 +64,7 @@ def test_rows_that_begin_alike_give_the_librarys_states_and_gradients(
 ) -> None:
     """The states of a prompt computed once are those of each row, and every row's gradient reaches it."""
     made, ids = trunk(attention_bias=bias), of_one_prompt()
-    reading = torch.randn(len(places[0]), 32, generator=torch.Generator().manual_seed(3))
-    found = []
-    for states in (states_at(made, ids, *places), made(input_ids=ids, use_cache=False).last_hidden_state[places]):
-        made.zero_grad()
-        (states * reading).sum().backward()
-        found.append((states.detach(), {n: p.grad.clone() for n, p in made.named_parameters()}))
-    (ours, our_gradients), (theirs, their_gradients) = found
-    assert torch.allclose(ours, theirs, atol=1e-5)
-    for name, gradient in their_gradients.items():
-        assert torch.allclose(our_gradients[name], gradient, atol=1e-4), name
+    require_the_librarys(made, ids, places)
 
 
 def test_a_prompt_goes_through_a_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
