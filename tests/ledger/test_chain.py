@@ -94,6 +94,32 @@ def test_the_key_is_for_its_owner_alone(tmp_path: Path):
     assert heads.key_file.stat().st_mode & 0o777 == 0o600
 
 
+def test_two_writers_of_a_first_head_sign_with_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another writer makes the key and signs between our look for a key and our look for heads: we sign with theirs."""
+    ours, theirs = (Heads(tmp_path / "heads.jsonl", tmp_path / "key") for _ in range(2))
+    read = ours.lines
+
+    def lines() -> list[str]:
+        if not theirs.file.exists():
+            theirs.append(1, "a" * 64)
+        return read()
+
+    monkeypatch.setattr(ours, "lines", lines)
+    ours.append(2, "b" * 64)
+    assert check_heads(read(), {1: "a" * 64, 2: "b" * 64}, ours.verify) is None
+    assert ours.newest() == (2, "b" * 64)
+
+
+def test_heads_without_their_key_are_not_signed_with_a_new_one(tmp_path: Path):
+    """A key that is gone is an error that names it, and no other takes its place."""
+    heads = Heads(tmp_path / "heads.jsonl", tmp_path / "key")
+    heads.append(1, "a" * 64)
+    heads.key_file.unlink()
+    with pytest.raises(LedgerError, match="is gone"):
+        heads.append(2, "b" * 64)
+    assert not heads.key_file.exists()
+
+
 @pytest.mark.parametrize(
     "line", ["\ufffd", '{"seq":1e400}', '{"hash":"a","seq":1e400,"signature":"00"}', "[" * 100_000, "[]", "7"]
 )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -71,11 +72,8 @@ def test_events_of_four_writers_make_one_unbroken_chain(project: Project):
             with where.transaction() as transaction:
                 transaction.event("kind", name, ADA, {"n": n})
 
-    threads = [threading.Thread(target=write, args=((store, other)[i % 2], f"w{i}")) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, (store, other) * 2, ("w0", "w1", "w2", "w3")))
     other.close()
     rows = [tuple(row) for row in store.rows(events.select().order_by(events.c.seq))]
     assert [row[0] for row in rows] == list(range(1, 61))

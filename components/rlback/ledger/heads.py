@@ -109,20 +109,33 @@ class Heads:
     def _key(self):  # type: ignore[no-untyped-def]  # the class lives in a module imported only here
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        try:
-            return Ed25519PrivateKey.from_private_bytes(self.key_file.read_bytes())
-        except FileNotFoundError:
-            if self.lines():
+        held = self._held_key()
+        if held is None and self.lines():
+            # Another writer may have made the key and signed with it after our first look: heads come after the key.
+            held = self._held_key()
+            if held is None:
                 raise LedgerError(
                     f"the signing key {self.key_file} is gone, but {self.file} holds heads signed with it",
                     remedy="restore the key from a backup of the project's state",
-                ) from None
+                )
+        try:
+            return Ed25519PrivateKey.from_private_bytes(self._new_key() if held is None else held)
         except ValueError:
             raise LedgerError(f"the signing key {self.key_file} is damaged", remedy="restore it from a backup") from None
+
+    def _held_key(self) -> bytes | None:
+        """What the key's file holds, or None where there is none."""
+        try:
+            return self.key_file.read_bytes()
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise LedgerError(
                 f"the signing key {self.key_file} cannot be read: {error.strerror or error}", remedy="restore it from a backup"
             ) from error
+
+    def _new_key(self) -> bytes:
+        """Makes a key and keeps it, unless another writer was quicker: then it is theirs."""
         self.key_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.key_file.with_name(f"{self.key_file.name}.{secrets.token_hex(8)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -132,9 +145,9 @@ class Heads:
         finally:
             os.close(handle)
         try:
-            os.link(temporary, self.key_file)  # the first process wins; the others read its key
+            os.link(temporary, self.key_file)  # the first writer wins; the others read its key
         except FileExistsError:
             pass
         finally:
             temporary.unlink()
-        return Ed25519PrivateKey.from_private_bytes(self.key_file.read_bytes())
+        return self.key_file.read_bytes()
