@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlback.maths.aggregate import interquartile_mean, paired_bootstrap, probability_of_improvement, ratio_bootstrap
+from rlback.maths.aggregate import (
+    apart_bootstrap,
+    interquartile_mean,
+    paired_bootstrap,
+    probability_of_improvement,
+    ratio_bootstrap,
+)
 
 
 def test_interquartile_mean() -> None:
@@ -44,6 +50,20 @@ def test_prompts_alone_widen_the_interval() -> None:
     gap = np.tile([-1.0, 1.0], (10, 6))
     found = paired_bootstrap(gap, np.zeros_like(gap), draws=200)
     assert found.low < 0 < found.high
+
+
+def test_a_statistic_of_each_side_is_drawn_in_pairs() -> None:
+    """With the mean it is the mean of differences, to the same interval; what the seeds share is removed alike."""
+    rng = np.random.default_rng(2)
+    shared = 10 * rng.standard_normal(30)
+    sides = shared + 1 + 0.1 * rng.standard_normal(30), shared
+    apart, differences = (f(*sides, statistic=np.mean, draws=300) for f in (apart_bootstrap, paired_bootstrap))
+    assert (apart.low, apart.value, apart.high) == pytest.approx((differences.low, differences.value, differences.high))
+    assert apart_bootstrap([0, 1, 2, 9], [9, 2, 1, 0], draws=50).value == 0
+    with pytest.raises(ValueError, match="do not match"):
+        apart_bootstrap([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="two or more"):
+        apart_bootstrap([1], [2])
 
 
 def test_unpaired_runs_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rlback.errors import ConfigError
@@ -81,6 +82,16 @@ def test_the_primary_arm_is_set_against_every_other_one_by_seed():
     assert "mx_flow_kept" not in row
 
 
+def test_the_middle_of_each_arm_is_another_statistic_than_the_middle_of_differences():
+    """Gold 0, 1, 2, 9. Against 9, 2, 1, 0 both middle halves have the mean 1.5, that of the differences -9, -1, 1, 9 has 0.
+    Against 0, 0, 0, 9 the middle halves have 1.5 and 0, that of the differences 0, 1, 2, 0 has 0.5."""
+    rows = [{"arm": "rollback-until-approved", "seed": seed, "gold": gold} for seed, gold in enumerate((0.0, 1.0, 2.0, 9.0))]
+    rows += [{"arm": "take-last", "seed": seed, "gold": gold} for seed, gold in enumerate((9.0, 2.0, 1.0, 0.0))]
+    rows += [{"arm": "vanilla", "seed": seed, "gold": gold} for seed, gold in enumerate((0.0, 0.0, 0.0, 9.0))]
+    found = {row["less"]: (row["final gold"], row["gold apart"]) for row in contrasts(made(rows)).rows}
+    assert found == {"take-last": (0.0, 0.0), "vanilla": (0.5, 1.5)}
+
+
 def test_a_fall_that_is_kept_is_counted_and_so_is_one_that_was_mended():
     """Seed 0 falls twice and gets out of it once; seed 1 keeps nothing fallen, though a candidate was."""
     rows = base(0, 1, arm="take-last")
@@ -91,6 +102,38 @@ def test_a_fall_that_is_kept_is_counted_and_so_is_one_that_was_mended():
     assert (row["kept"], row["fallen"], row["at the end"], row["lowest kept"]) == (4, 2, 1, -2)
     assert (row["with a round after"], row["mended in it"]) == (1, 1)
     assert (row["candidates"], row["candidates fallen"]) == (5, 3)
+    assert (row["runs"], row["runs with one"], row["declined"], row["fallen declined"]) == (2, 1, 1, 1)
+    assert "p" not in row  # nothing to compare with: the primary arm is not there
+
+
+def test_runs_that_kept_a_fall_are_compared_with_the_primary_arm_s():
+    """Three of three against none of three: 2 of the 20 ways to choose three of six runs are as uneven."""
+    rows = [*base(0, 1, 2, arm="take-last"), *base(0, 1, 2, arm="rollback-until-approved")]
+    for seed in range(3):
+        rows += attempt(seed, 1, 1, 1, -1.0, -1.0, arm="take-last")
+        rows += attempt(seed, 1, 1, 1, 1.0, 1.0, arm="rollback-until-approved")
+    found = {row["arm"]: row for row in falls(made(rows)).rows}
+    assert found["take-last"]["p"] == pytest.approx(2 / 20)
+    assert math.isnan(found["rollback-until-approved"]["p"])
+
+
+def test_taxes_are_taken_against_the_arms_that_are_named():
+    """Another arm than the study's references, by name; one that was not run is named with the nearest."""
+    rows = runs("rollback-until-approved", per_attempt=6, gate=2, declined=2) + runs("gold", per_attempt=1, gate=0, declined=0)
+    rows += runs("take-last-more", per_attempt=4, gate=0, declined=0)
+    results = made(rows)
+    table = pa.Table.from_pandas(results.frame)
+    assert "ert tax take-last-more" not in TABLES["tax_labels"](read(table, results.keys)).rows[0]
+    mine = next(
+        row for row in TABLES["tax_labels"](read(table, results.keys, against=["take-last-more"])).rows
+        if row["arm"] == "rollback-until-approved"
+    )  # fmt: skip
+    assert mine["ert tax take-last-more"] == pytest.approx(24 / 4)
+    with pytest.raises(ConfigError, match="there is no arm 'take-last-mor'") as refused:
+        read(table, results.keys, against=["take-last-mor"])
+    assert "`take-last-more`" in str(refused.value.remedy)
+
+
 
 
 def test_at_equal_cost_what_came_later_does_not_count():

@@ -177,6 +177,9 @@ def build() -> argparse.ArgumentParser:
     for name in ("setting", "arm", "table"):
         told = f"with show: this {name} only; may be repeated"
         study.add_argument(f"--{name}", action="append", default=[], metavar="NAME", help=told)
+    study.add_argument(
+        "--against", action="append", default=[], metavar="ARM", help="with show: taxes against this arm; once or twice"
+    )
     study.add_argument("--draws", type=_seed, metavar="N", help="with show: draws of each bootstrap")
     _engine(study)
     _json(study)

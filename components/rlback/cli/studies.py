@@ -82,10 +82,12 @@ def _take_data(tree: dict[str, Any], options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> int:
     """The tables of a study's results: what was asked for, or the primary contrast and what else there is to ask for."""
     out = _shown(options)
+    if len(options.against) > 2:
+        raise ConfigError(f"--against names {len(options.against)} arms", remedy="name one or two; run it again for others")
     from rlback.studies.publishing import read_published
     from rlback.studies.showing import as_plain, as_text, chosen
 
-    results = read_published(out, draws=options.draws, settings=options.setting)
+    results = read_published(out, draws=options.draws, settings=options.setting, against=options.against)
     asked = options.table or options.arm or options.setting
     wanted = options.table if asked or options.json else ["primary"]
     tables = chosen(results, wanted, options.arm)

@@ -51,12 +51,14 @@ def publish(table: pa.Table, study: Study, out: Path) -> Path:
     return page
 
 
-def read_published(out: Path, *, draws: int | None = None, settings: Sequence[str] = ()) -> Results:
-    """The results as their study wanted them analysed, of some settings only where any are named.
+def read_published(
+    out: Path, *, draws: int | None = None, settings: Sequence[str] = (), against: Sequence[str] = ()
+) -> Results:
+    """The results as their study wanted them analysed; `settings` and `against` as for `tables.read`.
 
     Raises:
         DataError: files are missing or damaged, or the rows do not belong together.
-        ConfigError: there is no setting of a name.
+        ConfigError: there is no setting or arm of a name.
     """
     table = read_table(out / "results.parquet")
     try:
@@ -65,7 +67,7 @@ def read_published(out: Path, *, draws: int | None = None, settings: Sequence[st
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "run the study again; its parts are kept"
         raise DataError(f"{out / 'study.json'} cannot be read: {error}", remedy=remedy) from None
-    return read(table, keys, about.get("arm_settings"), draws=draws, settings=settings)
+    return read(table, keys, about.get("arm_settings"), draws=draws, settings=settings, against=against)
 
 
 def _page(study: Study, table: pa.Table, tables: list[Table], figures: dict[str, Path], facts: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def shown(row: dict[str, Any]) -> dict[str, str]:
             continue
         prefix = {"gold": "", "arrived": "rate "}.get(key, key.removeprefix("minus ") + " ")
         low, high = row.get(f"{prefix}low"), row.get(f"{prefix}high")
-        text = _number(value)
+        text = _chance(value) if key == "p" or key.startswith("log-rank p") else _number(value)
         cells[key] = f"{text} [{_number(low)}, {_number(high)}]" if low is not None and key != "arrived" else text
     return cells
 
@@ -68,6 +68,11 @@ def _number(value: Any) -> str:
     if math.isinf(value):
         return "∞"
     return (f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}").replace("-", "−")
+
+
+def _chance(value: float) -> str:
+    """A p-value: one that would be shown as 0 is not 0."""
+    return "<0.005" if value < 0.005 else _number(value)
 
 
 def as_text(tables: list[Table]) -> str:

@@ -6,12 +6,13 @@ Each table is a function of the results, made when it is asked for: some take se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from rlback.maths.aggregate import interquartile_mean, paired_bootstrap
+from rlback.maths.aggregate import apart_bootstrap, interquartile_mean, paired_bootstrap
 from rlback.maths.tax import bootstrap_tax, clopper_pearson, expected_running_time, horizon_of, log_rank
 from rlback.studies.arms import named
 from rlback.studies.config import AnalysisKeys
@@ -34,11 +35,19 @@ _TAXED = (
 
 def read(
     table: pa.Table, keys: AnalysisKeys, arms: dict[str, dict[str, Any]] | None = None, *, draws: int | None = None,
-    settings: Sequence[str] = (),
+    settings: Sequence[str] = (), against: Sequence[str] = (),
 ) -> Results:  # fmt: skip
-    """The results, of some settings only where any are named. DataError for several configurations or code revisions."""
+    """The results, of some settings only where any are named, with taxes against the study's references or those named.
+
+    Raises:
+        DataError: the rows are of several configurations or code revisions.
+        ConfigError: there is no setting or arm of a name.
+    """
     one_origin(table)
     frame = table.to_pandas()
+    for arm in against:
+        named(arm, dict.fromkeys(frame["arm"].unique()), "the results", "arm")
+    keys = replace(keys, references=tuple(against)) if against else keys
     for setting in settings:
         named(setting, dict.fromkeys(frame["setting"].unique()), "the results", "setting")
     frame = frame[frame["setting"].isin(list(settings))] if settings else frame
@@ -52,6 +61,8 @@ def primary(results: Results) -> Table:
         for row in finals(results, [results.keys.primary]).rows
     ]
     for row in rows:
+        spent = finals_of(results.kept, row["setting"], results.keys.primary)["labels"]
+        row["labels, middle half"] = interquartile_mean(spent.to_numpy(float))
         for other in [a for a in ("from-base", "take-last", "gold") if a in results.there(row["setting"])]:
             ends = finals_of(results.kept, row["setting"], other)["gold"]
             row[f"gold of {other}"] = interquartile_mean(ends.to_numpy())
@@ -105,10 +116,14 @@ def contrasts(results: Results) -> Table:
                     found = paired_bootstrap(a, b, draws=results.draws)
                     title = "final gold" if name == "gold" else name
                     row |= {title: found.value, f"{title} low": found.low, f"{title} high": found.high}
+                    if name == "gold":
+                        apart = apart_bootstrap(a, b, draws=results.draws)
+                        row |= {"gold apart": apart.value, "gold apart low": apart.low, "gold apart high": apart.high}
             rows.append(row)
     note = (
         f"{primary_arm} less the arm named: interquartile means of differences paired by seed with 95 % intervals, not corrected "
-        "for being many; an exposure that one of the two does not have is left out"
+        "for being many; gold apart: the interquartile mean of the one less that of the other, seeds drawn in pairs; an exposure "
+        "that one of the two does not have is left out"
     )
     return Table("contrasts", f"{primary_arm} against every other arm", note, rows)
 
