@@ -8,10 +8,13 @@ decision, or a schedule, starts the next one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from rlback.campaign import machine
@@ -40,11 +43,12 @@ def _worth_another_try(task_, run, state: State) -> bool:  # type: ignore[no-unt
     return False
 
 
-@task(retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=_worth_another_try, persist_result=False)
-def run_stage(root: str, campaign: str, round_: int, stage: str, attempt: int) -> None:
+@task(
+    retries=2, retry_delay_seconds=[1, 10], retry_condition_fn=_worth_another_try, persist_result=False, cache_policy=NO_CACHE
+)
+def run_stage(round_: int, stage: str, attempt: int, run: Callable[[Step], object]) -> None:
     """Runs and records one stage; the ledger knows whether that has happened already."""
-    project = Project(Path(root))
-    machine.run_step(project, campaign, Step(round_, stage, attempt), MlflowStore(project.root))
+    run(Step(round_, stage, attempt))
 
 
 def _publish_gate(project: Project, gate_id: str) -> None:
@@ -62,7 +66,7 @@ def campaign_flow(campaign: str, root: str) -> State:
     die_with("RLBACK_SERVED_BY")
     project = Project(Path(root))
     try:
-        return _carry_on(project, campaign, root)
+        return _carry_on(project, campaign, MlflowStore(project.root))
     except Held as error:
         if runtime.deployment.id is None:
             raise
@@ -70,14 +74,15 @@ def campaign_flow(campaign: str, root: str) -> State:
         return Completed(name="CarriedOnElsewhere", message=error.message)
 
 
-def _carry_on(project: Project, campaign: str, root: str) -> State:
+def _carry_on(project: Project, campaign: str, registry: MlflowStore) -> State:
+    run = partial(machine.run_step, project, campaign, mirror=registry)
     with machine.holding(project, campaign):
-        machine.prepare(project, campaign)
+        machine.prepare(project, campaign, registry)
         while isinstance(due := machine.what_next(project, campaign), Step):
             timeout = TIMEOUTS.get(due.stage, OTHER_TIMEOUT)
             name = f"r{due.round}-{due.stage}" + (f"-{due.attempt}" if due.attempt > 1 else "")
             run_stage.with_options(name=due.stage, task_run_name=name, timeout_seconds=timeout)(
-                root, campaign, due.round, due.stage, due.attempt
+                due.round, due.stage, due.attempt, run
             )
             if due.stage == "evaluate":
                 _publish_gate(project, machine.gate_of(project, campaign, due))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from json import dumps, loads
 from typing import Any
 
@@ -126,10 +126,9 @@ def stored_one(store: Store, comparison: str) -> Stored | None:
 
 def completion_tree(completion: Completion) -> dict[str, Any]:
     """A completion as it is stored. Without answers it has no such key: so were all stored before there were any."""
-    tree = asdict(completion)
-    if not completion.answers:
-        del tree["answers"]
-    return tree
+    # By name: dataclasses.asdict would copy every token id for itself.
+    tree: dict[str, Any] = {"text": completion.text, "ids": completion.ids, "finished": completion.finished}
+    return tree | {"answers": completion.answers} if completion.answers else tree
 
 
 def _stored(row: Any) -> Stored:

@@ -63,7 +63,7 @@ class LlamaDecoder:
         self.embedding = model.model.embed_tokens.weight
         self.products = products or self.embedding.dtype
         d = config.hidden_size
-        self.eps = d * config.rms_norm_eps
+        self.floor = self.embedding.new_tensor(math.sqrt(d * config.rms_norm_eps), dtype=torch.float32)
         self.layers = []
         for layer in model.model.layers:
             query, key, value, out, gate, up, down = map(dense_weight, _linears(layer))
@@ -106,45 +106,48 @@ class LlamaDecoder:
             x = out.plus(attended.transpose(1, 2).reshape(len(x), -1), x)
             x = self._mlp(x, gate_up, down)
         self.filled, self.slots = length, slots
-        self.position = valid.sum(1)[rows_of]
+        # Where each row's next token stands; None where no prompt was padded: all rows are as long as the cache is filled.
+        self.position = None if bool(valid.all()) else valid.sum(1)[rows_of]
         # Added to attention scores: -inf where a row's prompt was padded and where nothing is stored yet.
         self.blocked = x.new_full((rows, slots), float("-inf"), dtype=self.products)
         self.blocked[:, :length].masked_fill_(valid[rows_of], 0.0)
-        self.padded = not bool(valid.all())
         return self._logits(x.view(prompts, length, -1)[:, -1])[rows_of]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token (r,) to every row and return the logits (r, V) after it."""
         rows, slot = len(tokens), self.filled
         self.filled += 1
-        self.blocked[:, slot] = 0.0
         end = min(self.slots, max(self.filled, -(-_FAST_PRODUCT // self.width)))
-        masked = self.padded or end > self.filled
-        bias = (
-            self.blocked[:, None, None, :end].expand(rows, self.groups, 1, end).reshape(-1, 1, end)
-            if masked
-            else None
-        )
-        turns = self.turns[self.position][:, None]
-        x = self.embedding[tokens]
+        bias = None
+        # Once the filled part is long enough for itself, it stays so, and rows without padding need no mask.
+        if self.position is not None or end > self.filled:
+            self.blocked[:, slot] = 0.0
+            bias = self.blocked[:, None, None, :end].expand(rows, self.groups, 1, end).reshape(-1, 1, end)
+        if self.position is None:
+            turns = self.turns[slot]
+        else:
+            turns = self.turns.index_select(0, self.position)[:, None]
+            self.position = self.position + 1
+        x = self.embedding.index_select(0, tokens)
         for number, (qkv, out, gate_up, down) in enumerate(self.layers):
             q, k, v = self._project(x, qkv, turns)
             keys, values = self.keys[number], self.values[number]
-            keys[..., slot] = k
-            values[:, :, slot] = v
+            keys.select(-1, slot).copy_(k)
+            values.select(2, slot).copy_(v)
             q = q.reshape(rows * self.groups, -1, self.width)
-            keys, values = keys.flatten(0, 1)[..., :end], values.flatten(0, 1)[:, :end]
+            keys, values = keys.flatten(0, 1).narrow(2, 0, end), values.flatten(0, 1).narrow(1, 0, end)
             scores = torch.bmm(q, keys) if bias is None else torch.baddbmm(bias, q, keys)
             attended = torch.bmm(scores.softmax(-1), values)
             x = out.plus(attended.view(rows, -1), x)
             x = self._mlp(x, gate_up, down)
-        self.position = self.position + 1
         return self._logits(x)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-        self.position, self.blocked = self.position[rows], self.blocked[rows]
+        self.blocked = self.blocked[rows]
+        if self.position is not None:
+            self.position = self.position[rows]
 
     def _interleave(self, weight: Tensor) -> Tensor:
         """Reorder a projection's outputs so that the two coordinates a rotary turn mixes are neighbours.
@@ -155,22 +158,23 @@ class LlamaDecoder:
         return weight.view(-1, 2, self.width // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
     def _project(self, x: Tensor, qkv: Constant, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turned queries (n, h, c) and keys (n, g, c), and values (n, g, c); x (n, d), turns (n, 1, c/2)."""
+        """Turned queries (n, h, c) and keys (n, g, c), and values (n, g, c); x (n, d), turns (n or 1, 1, c/2) or (c/2,)."""
         states = self._normed(qkv, x).view(len(x), -1, self.width)
         turned = self.heads + self.groups
-        pairs = torch.view_as_complex(states[:, :turned].float().unflatten(-1, (-1, 2)))
-        rotated = torch.view_as_real(pairs * turns).flatten(-2).to(states.dtype)
+        rotated = states[:, :turned].float()  # itself in fp32: the product's result is ours to turn in place
+        torch.view_as_complex(rotated.unflatten(-1, (-1, 2))).mul_(turns)
+        rotated = rotated.to(states.dtype)
         return rotated[:, : self.heads], rotated[:, self.heads :], states[:, turned:]
 
     def _mlp(self, x: Tensor, gate_up: Constant, down: Constant) -> Tensor:
         gate, up = self._normed(gate_up, x).chunk(2, -1)
-        return down.plus(self.activation(gate) * up, x)
+        return down.plus(self.activation(gate).mul_(up), x)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._normed(self.output, x).float()
 
     def _normed(self, matrix: Constant, x: Tensor) -> Tensor:
         """The product of `matrix` with x (n, d) after its RMS norm, (n, ...) in the type of products."""
-        # Its sqrt(d) is in the matrix.
+        # Its sqrt(d) is in the matrix, and sqrt(|x|^2 + d eps) is the hypotenuse of |x| and sqrt(d eps).
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        return matrix(x * norm.square_().add_(self.eps).rsqrt_())
+        return matrix(x / norm.hypot_(self.floor))

@@ -263,14 +263,12 @@ def _draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, 
     """Token (r,) at which the cumulative probability passes `uniform` (r,), and its log-probability (r,)."""
     if temperature != 1.0:
         logits = logits / temperature
-    shifted = logits - logits.amax(-1, keepdim=True)
-    weights = shifted.exp()
-    cumulative = weights.cumsum(-1)
-    total = cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True).clamp_(
-        max=logits.shape[-1] - 1
-    )
-    return token[:, 0], (shifted.gather(-1, token) - weights.sum(-1, keepdim=True).log())[:, 0]
+    logps = logits.log_softmax(-1)
+    cumulative = logps.exp().cumsum(-1)
+    # Times the sum, which rounding leaves a little off 1.
+    reached = uniform[:, None] * cumulative[:, -1:]
+    token = torch.searchsorted(cumulative, reached, right=True).clamp_(max=logits.shape[-1] - 1)
+    return token[:, 0], logps.gather(-1, token)[:, 0]
 
 
 class CacheDecoder:
