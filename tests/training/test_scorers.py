@@ -1,14 +1,16 @@
-"""Scores from an annotator's verdicts, a Python function and a command, and policies that learn from them."""
+"""Scores from an annotator's verdicts, a Python function, and policies that learn from them."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
-import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from rlback.disks import full_disk
 from rlback.errors import ConfigError, StageError, TrainingDiverged
 from rlback.settings import RLOOConfig
 from rlback.training.on_policy import StepRecord, optimise
@@ -68,29 +70,46 @@ def test_completions_that_make_no_pairs_are_refused() -> None:
         optimise(policy(), policy(), AnnotatorScorer(more_of_a, "a"), PROMPTS, replace(CONFIG, samples_per_prompt=3), seed=1)
 
 
-def test_a_command_scores_lines_of_json() -> None:
-    """It is handed prompt and completion as text, quotes and newlines included, and prints a number each."""
-    code = "import json,sys\nfor line in sys.stdin:\n    r = json.loads(line)\n    print(len(r['completion']) + len(r['prompt']))"
-    scorer = CommandScorer((sys.executable, "-c", code), lambda ids: '"\n' * len(ids))
-    assert scorer.score([[BOS], [BOS]], [[A], [A, A, A]]).tolist() == [4.0, 8.0]
+class Mute(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Abrupt(BaseException):
+    """No Exception."""
 
 
 @pytest.mark.parametrize(
-    ("code", "match"),
+    ("error", "match"),
     [
-        ("print(1)", "printed 1 numbers for 2 completions"),
-        ("print('one two')", "printed no number"),
-        ("import sys; print('broken', file=sys.stderr); sys.exit(3)", "exits 3: broken"),
-        ("import time; time.sleep(30)", "timed out"),
+        (Mute(), r"grade failed on completion 0 .*: Mute: \(its text cannot be read\) \(.*test_scorers\.py, line \d+\)"),
+        (Abrupt("gone"), "grade failed on completion 0 .*: Abrupt: gone"),
+        (SystemExit(0), "grade failed on completion 0 .*: SystemExit: 0"),
     ],
+    ids=["mute", "abrupt", "exit"],
 )
-def test_a_command_that_fails_is_named(code: str, match: str) -> None:
-    """Too few numbers, no numbers, an exit code, no answer in time."""
-    scorer = CommandScorer((sys.executable, "-c", code), words, timeout_s=1.0 if "sleep" in code else 60.0)
-    with pytest.raises(StageError, match=match):
-        scorer.score([[BOS], [BOS]], [[A], [A]])
-    with pytest.raises(StageError, match="could not be run"):
-        CommandScorer(("/nonexistent/grader",), words).score([[BOS]], [[A]])
+def test_whatever_an_outcome_function_raises_is_an_error_of_ours(error: BaseException, match: str) -> None:
+    """And nothing is behind it whose text would fail those who look there for a full disk."""
+
+    def grade(prompt: str, completion: str) -> float:
+        raise error
+
+    with pytest.raises(StageError, match=match) as failed:
+        FunctionScorer(grade, "grade", words).score([[BOS]], [[A]])
+    assert full_disk(failed.value, Path("/")) is None
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, asyncio.CancelledError])
+def test_an_outcome_function_can_be_interrupted(stop: type[BaseException]) -> None:
+    """Who ends a run inside the function ends the run."""
+
+    def grade(prompt: str, completion: str) -> float:
+        raise stop
+
+    with pytest.raises(stop):
+        FunctionScorer(grade, "grade", words).score([[BOS]], [[A]])
 
 
 def test_an_outcome_that_is_not_finite_stops_the_run() -> None:

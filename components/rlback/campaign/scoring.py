@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rlback.campaign.context import Context
@@ -73,7 +75,7 @@ def _outcome(
         return texts.get(tuple(ids)) or decode(policy.tokenizer, tuple(ids))
 
     if outcome.command:
-        return CommandScorer(outcome.command, read, outcome.timeout_s)
+        return CommandScorer(outcome.command, read, outcome.timeout_s, directory=context.project.root)
     name = f"{outcome.shown} {_file_digest(context, outcome)}"
     return FunctionScorer(_function(context, outcome), name, read)
 
@@ -81,18 +83,32 @@ def _outcome(
 def _function(context: Context, outcome: OutcomeConfig) -> Callable[[str, str], float]:
     """The function that `file.py:name` names, from a file of the user's inside the project."""
     path, name = _place(context, outcome)
-    spec = importlib.util.spec_from_file_location(f"rlback_outcome_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"scores.function: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's own file raises
-        raise ConfigError(f"scores.function: {path} cannot be imported: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
+    function = vars(_imported(path)).get(name)
     if not callable(function):
         raise ConfigError(f"scores.function: {path} has no function {name}", remedy="write it as FILE.py:FUNCTION")
     return function
+
+
+def _imported(path: Path) -> ModuleType:
+    """A user's own file as a module. ConfigError naming it for whatever it raises, an exit included."""
+    from rlback.training.scorers import ENDS_THE_RUN, raised
+
+    # No two files share a name, nor does one with a module of somebody else's.
+    spec = importlib.util.spec_from_file_location(f"rlback_outcome_{path.stem}_{digest_of(str(path))[:12]}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"scores.function: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks there for the module that it stands in
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        sys.modules.pop(spec.name, None)
+        if isinstance(error, ENDS_THE_RUN):
+            raise
+        raise ConfigError(
+            f"scores.function: {path} cannot be imported: {raised(error)}", remedy=f"try it by hand: python {path}"
+        ) from None
+    return module
 
 
 def _place(context: Context, outcome: OutcomeConfig) -> tuple[Path, str]:
