@@ -126,13 +126,13 @@ class RewardModelConfig(_Part):
 class OutcomeConfig(_Part):
     """An automated outcome reward: a Python function of (prompt, completion), or a command that reads JSON lines.
 
-    `function`: FILE.py:NAME, relative to the project. `command`: its words; it gets a line {"prompt", "completion"}
-    a completion and prints a number each.
+    `function`: FILE.py:NAME, relative to the project. `command`: its words; it is run in the project's directory, gets a
+    line {"prompt", "completion"} a completion and prints a line with a number each.
     """
 
     function: str | None = Field(None, pattern=r"^[^:]+\.py:[A-Za-z_]\w*$")
     command: tuple[str, ...] | None = Field(None, min_length=1)
-    timeout_s: float = Field(300.0, gt=0)
+    timeout_s: float = Field(300.0, gt=0, le=7 * 24 * 3600)  # of the command, a batch
 
     @model_validator(mode="after")
     def _one_of_them(self) -> OutcomeConfig:

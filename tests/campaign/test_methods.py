@@ -102,6 +102,24 @@ def test_a_missing_outcome_is_named(project: Project) -> None:
         check_config(changed(scores={"function": "grade.py:worth", "command": ["true"]}), "tiny")
 
 
+def test_an_outcome_command_runs_in_the_project(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the caller is, a file of the project's is found as it is for a function."""
+    (project.root / "grade.py").write_text("import sys\nfor line in sys.stdin: print(0.5)\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recorded = run(project, scores={"command": [sys.executable, "grade.py"]}, labels={"initial": 0}, rounds=1)
+    assert recorded[(1, "optimise", 1)]["proxy_last"] == 0.5
+
+
+@pytest.mark.parametrize("seconds", [7 * 24 * 3600 + 1, 2.5e6, 1e300])
+def test_an_outcome_command_has_a_week_at_most(seconds: float) -> None:
+    """More is more than the clock holds; the key is named."""
+    with pytest.raises(ConfigError, match=r"`scores.timeout_s`: .* less than or equal to 604800"):
+        check_config(changed(scores={"command": ["true"], "timeout_s": seconds}), "tiny")
+
+
 def test_rounds_from_one_checkpoint_start_in_one_state(project: Project) -> None:
     """With a gate that never approves, both rounds start from the base: in the same state, to different candidates."""
     recorded = run(project, gate={"approver": "simulated", "win_rate": 1.0})
