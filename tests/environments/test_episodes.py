@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlback.environments.episodes import Episodes, own_tokens, replay, sample_episodes
+from rlback.environments.protocol import Reply
 from rlback.errors import ConfigError, DataError
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import sample
@@ -190,3 +191,52 @@ def test_bad_requests_are_refused():
     for token in (24, -1):
         with pytest.raises(ConfigError, match=f"environment echo answers with token {token}; the policy has 24"):
             play(made, PROMPTS, Echo(rounds=1, turn_tokens=1, farewell=(token,)))
+
+
+class Unruly(Echo):
+    """Breaks its protocol in its second episode: says `reply`, or raises it."""
+
+    def __init__(self, reply: object, where: str = "answer") -> None:
+        super().__init__(rounds=1, turn_tokens=1)
+        self.__dict__.update(reply=reply, where=where)
+
+    def begin(self, prompt, seed):
+        return self._say("begin", prompt, prompt)
+
+    def answer(self, state, turn):
+        return self._say("answer", state, Reply(state, (), done=True))
+
+    def _say(self, where, prompt, otherwise):
+        if where != self.where or len(prompt) == 1:
+            return otherwise
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+
+@pytest.mark.parametrize(
+    ("environment", "match"),
+    [
+        (Unruly(KeyError("x"), "begin"), r"fails in `begin`; KeyError: 'x'"),
+        (Unruly(RuntimeError("no"), "answer"), r"fails in `answer`; RuntimeError: no"),
+        (Unruly(None), "answers with a NoneType; a Reply is due"),
+        (Unruly(Reply((), None)), "answers with a NoneType of tokens; a tuple is due"),
+        (Unruly(Reply((), "de")), "answers with a str of tokens; a tuple is due"),
+        *((Unruly(Reply((), (bad,))), f"answers with token {bad!r}; a token is an integer") for bad in (1.0, True, "d", None)),
+    ],
+)
+def test_an_environment_that_breaks_its_protocol_is_named(environment: Unruly, match: str):
+    """With its row: what it raises, an answer that is none, and tokens that are no ids; sampled and replayed."""
+    prompts = [[1], [1, 2]]
+    with pytest.raises(ConfigError, match=rf"environment echo {match}.* \(row 11\)$"):
+        play(policy(), prompts, environment, first_row=10)
+    with pytest.raises(ConfigError, match=rf"environment echo {match}.* \(row 1\)$"):
+        own_tokens(environment, prompts, [[5], [5, 6]])
+    with pytest.raises(ConfigError, match=rf"environment echo {match}"):
+        replay(environment, prompts[1], [5, 6])
+
+
+def test_an_environments_own_refusal_passes():
+    """An error of ours says what is wrong already."""
+    with pytest.raises(DataError, match=r"^not mine$"):
+        play(policy(), [[1, 2]], Unruly(DataError("not mine"), "begin"))

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from rlback.environments.protocol import Environment, Judged
-from rlback.errors import ConfigError, DataError
+from rlback.environments.protocol import Environment, Judged, Reply
+from rlback.errors import ConfigError, DataError, RlbackError
 from rlback.models.policy import Policy, positions_of
 from rlback.models.sampler import Placed, Samples, check_request, grow, require_prompts_fit
 from rlback.records import digest_of, seed_of
@@ -60,7 +61,8 @@ def sample_episodes(
     place of `sample`, and with one that ends every episode at the end token it draws the very same. `precision` as there.
 
     Raises ConfigError for a temperature or count that is not positive, a precision that is not settled and an environment
-    that answers with an id that the model does not have, DataError for an empty prompt or one that leaves no room.
+    that breaks its protocol or answers with an id that the model does not have, DataError for an empty prompt or one that
+    leaves no room.
     """
     check_request(
         prompts,
@@ -76,7 +78,7 @@ def sample_episodes(
     uniforms = torch.rand(first_row + len(rows), max_new_tokens, generator=draw)[first_row:]
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     talks = [
-        _Episode(environment, row, seed_of(seed, "environment", number), vocabulary)
+        _Episode(environment, row, seed_of(seed, "environment", number), vocabulary, number)
         for number, row in enumerate(rows, start=first_row)
     ]
     grown = grow(
@@ -95,9 +97,11 @@ def sample_episodes(
 class _Episode(Generic[S]):
     """One row under way: the state, the turn so far and the environment's tokens that are still to come."""
 
-    def __init__(self, environment: Environment[S], prompt: Sequence[int], seed: int, vocabulary: int | None) -> None:
-        self.environment, self.vocabulary = environment, vocabulary
-        self.state = environment.begin(tuple(prompt), seed)
+    def __init__(
+        self, environment: Environment[S], prompt: Sequence[int], seed: int, vocabulary: int | None, row: int | None
+    ) -> None:
+        self.environment, self.vocabulary, self.row = environment, vocabulary, row
+        self.state: S = self._ask("begin", tuple(prompt), seed)
         self.turns = 0
         self._turn: list[int] = []
         self._coming: deque[int] = deque()
@@ -116,18 +120,37 @@ class _Episode(Generic[S]):
         return Placed(token, True, over, over and self._done)
 
     def _answer(self) -> None:
-        reply = self.environment.answer(self.state, tuple(self._turn))
+        reply = self._ask("answer", self.state, tuple(self._turn))
+        if not isinstance(reply, Reply):
+            raise self._broken(f"answers with a {type(reply).__name__}", "a Reply is due")
+        if not isinstance(reply.tokens, tuple | list):
+            raise self._broken(f"answers with a {type(reply.tokens).__name__} of tokens", "a tuple is due")
         for token in reply.tokens:
+            if not isinstance(token, Integral) or isinstance(token, bool):
+                raise self._broken(f"answers with token {repr(token)[:40]}", "a token is an integer")
             if self.vocabulary is not None and not 0 <= token < self.vocabulary:
-                raise ConfigError(
-                    f"environment {self.environment.name} answers with token {token}; the policy has "
-                    f"{self.vocabulary} tokens",
+                raise self._broken(
+                    f"answers with token {token}", f"the policy has {self.vocabulary} tokens",
                     remedy="build the environment from the policy's own tokenizer",
-                )
+                )  # fmt: skip
         self.state, self._turn, self.turns = reply.state, [], self.turns + 1
         self._coming.extend(reply.tokens)
-        self._done = reply.done
-        self._last = reply.done or self.turns >= self.environment.max_turns
+        self._done = bool(reply.done)
+        self._last = self._done or self.turns >= self.environment.max_turns
+
+    def _ask(self, method: str, *told: Any) -> Any:
+        """What the environment says. ConfigError for whatever it raises that is no error of ours."""
+        try:
+            return getattr(self.environment, method)(*told)
+        except RlbackError:
+            raise
+        except Exception as error:
+            raised = f"{type(error).__name__}: {str(error)[:300]}"
+            raise self._broken(f"fails in `{method}`", raised) from error
+
+    def _broken(self, what: str, why: str, remedy: str = "see rlback/environments/protocol.py for what is due") -> ConfigError:
+        row = "" if self.row is None else f" (row {self.row})"
+        return ConfigError(f"environment {self.environment.name} {what}; {why}{row}", remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -139,13 +162,16 @@ class Replayed(Generic[S]):
     finished: bool
 
 
-def replay(environment: Environment[S], prompt: Sequence[int], completion: Sequence[int], seed: int = 0) -> Replayed[S]:
+def replay(
+    environment: Environment[S], prompt: Sequence[int], completion: Sequence[int], seed: int = 0, row: int | None = None
+) -> Replayed[S]:
     """Goes through a completion token by token, with the environment answering again.
 
-    `seed` matters only to an environment that uses the one it is given. Raises DataError where the environment says
-    something else than stands there, or the completion goes on after its end: it is no episode of this environment.
+    `seed` matters only to an environment that uses the one it is given; `row` is for messages. Raises DataError where the
+    environment says something else than stands there, or the completion goes on after its end: it is no episode of this
+    environment. Raises ConfigError for an environment that breaks its protocol.
     """
-    talk = _Episode(environment, prompt, seed, None)
+    talk = _Episode(environment, prompt, seed, None, row)
     mask: list[bool] = []
     over = finished = False
     for place, token in enumerate(completion):
@@ -171,7 +197,7 @@ def own_tokens(
     width = max(map(len, completions), default=0)
     own = torch.zeros(len(completions), width, dtype=torch.bool)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        mask = True if environment is None else torch.tensor(replay(environment, prompt, completion).mask)
+        mask = True if environment is None else torch.tensor(replay(environment, prompt, completion, row=row).mask)
         own[row, : len(completion)] = mask
     return own
 
@@ -185,7 +211,8 @@ class OutcomeScorer:
 
     def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
         """(b,) float32 outcome of each episode. Raises DataError for a completion that is no episode."""
-        ends = [replay(self.environment, p, c).state for p, c in zip(prompts, completions, strict=True)]
+        rows = enumerate(zip(prompts, completions, strict=True))
+        ends = [replay(self.environment, prompt, completion, row=row).state for row, (prompt, completion) in rows]
         return torch.tensor([self.environment.outcome(state) for state in ends], dtype=torch.float32)
 
     def identity(self) -> str:
