@@ -37,7 +37,7 @@ def run(project: Project, **sections: object) -> dict[tuple[int, str, int], dict
     [
         {"method": "rloo", "objective": "token", "epochs": 2},
         {"method": "grpo", "variant": "dr_grpo", "minibatches": 2},
-        {"method": "ppo", "epochs": 2},
+        {"method": "ppo", "samples_per_prompt": 1, "epochs": 2},
         {"method": "online_dpo", "beta": 0.1},
     ],
     ids=lambda s: s["method"],

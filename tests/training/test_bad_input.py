@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from rlback.errors import CheckpointError, DataError, TrainingDiverged
+from rlback.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from rlback.models.digests import weights_digest
-from rlback.models.policy import Policy
-from rlback.settings import DPOConfig, OnPolicy, RewardConfig, RLOOConfig
+from rlback.models.policy import Policy, new_policy
+from rlback.models.tokenizers import word_level
+from rlback.settings import DPOConfig, ModelShape, OnPolicy, RewardConfig, RLOOConfig, SupervisedConfig
 from rlback.training.dpo import fit_dpo
 from rlback.training.on_policy import optimise
 from rlback.training.reward import TokenPair, fit_reward
 from rlback.training.scorers import FunctionScorer
 from rlback.training.state import load_state
-from tests.training.tiny import BOS, EOS, PROMPTS, TOKENIZER, A, CountsLetter, letter_pairs, policy, reward_model
+from rlback.training.supervised import train_base
+from tests.training.tiny import BOS, EOS, PROMPTS, TOKENIZER, A, CountsLetter, copying, letter_pairs, policy, reward_model
 
 CONFIG = RLOOConfig(
     steps=40, prompts_per_step=6, samples_per_prompt=4, lr=1e-2, beta=0.0, length_normaliser=4, max_new_tokens=6
@@ -89,7 +91,7 @@ def test_an_outcome_that_is_no_number_is_named_with_step_and_value(tmp_path: Pat
 @pytest.mark.parametrize(
     ("size", "said"),
     [
-        (1e38, "step 1: the advantages of a prompt's completions sum to inf, not to 0"),
+        (1e38, "the scores at step 1 add up to more than fp32 holds; one is 2e+38"),
         (1e30, "the gradient norm at step 1 is inf"),
     ],
 )
@@ -107,6 +109,82 @@ def test_a_gradient_that_is_not_finite_leaves_the_step_before(tmp_path: Path, si
     made = policy()
     optimise(made, policy(), CountsLetter(), PROMPTS, replace(CONFIG, steps=1, advantage_std=False), seed=3)
     assert weights == weights_digest(made.model)
+
+
+FAR = 1e39  # a rate at which fp32 weights become infinite in one update
+
+
+def test_an_update_that_ruins_the_weights_is_not_kept(tmp_path: Path) -> None:
+    """In whichever update, the last one too: the error names the step, and the state on disk is the one before it."""
+    first = "policy optimisation: the update at step 0 leaves a weight that is"
+    error, saved, _ = stopped(tmp_path / "only", replace(CONFIG, steps=1, lr=FAR, checkpoint_every=1))
+    assert first in error.message
+    assert saved == 0
+    with pytest.raises(TrainingDiverged, match="base training: the update at step 0 leaves a weight that is"):
+        train_base(policy(), copying(), SupervisedConfig(steps=1, batch=8, lr=FAR, warmup=1), seed=1, state_dir=tmp_path / "base")
+    with pytest.raises(TrainingDiverged, match="dpo: the update at step 0 leaves a weight that is"):
+        fit_dpo(policy(), policy(), letter_pairs(8), DPOConfig(lr=FAR, beta=0.5, warmup=1), seed=1, state_dir=tmp_path / "dpo")
+    assert load_state(tmp_path / "base") is load_state(tmp_path / "dpo") is None
+
+
+def test_no_checkpoint_is_proposed_with_ruined_weights() -> None:
+    """`on_checkpoint` is not called for the update that ruined them."""
+    proposed: list[int] = []
+    config = replace(CONFIG, steps=1, lr=FAR, checkpoint_every=1)
+    with pytest.raises(TrainingDiverged, match="leaves a weight"):
+        optimise(
+            policy(), policy(), CountsLetter(), PROMPTS, config, seed=3, on_checkpoint=lambda done, made: proposed.append(done)
+        )
+    assert proposed == []
+
+
+@pytest.mark.parametrize("name", ["policy", "reference"])
+def test_weights_that_are_not_finite_are_told_from_scores(name: str) -> None:
+    """The model whose log-probabilities are no numbers is named, not the reward model."""
+    made = {"policy": policy(), "reference": policy()}
+    with torch.no_grad():
+        made[name].model.model.norm.weight[0] = math.nan
+    with pytest.raises(TrainingDiverged, match=f"a log-probability of completion 0 at step 0 under the {name} is not finite"):
+        optimise(made["policy"], made["reference"], CountsLetter(), PROMPTS, CONFIG, seed=3)
+
+
+@pytest.mark.parametrize("shape", ["column", "one", "short"])
+def test_scores_that_are_not_one_a_completion_are_refused(shape: str) -> None:
+    """They would be broadcast, and something else would be maximised."""
+
+    class Misshapen(CountsLetter):
+        def score(self, *arguments: Any) -> torch.Tensor:
+            scores = super().score(*arguments)
+            return {"column": scores[:, None], "one": scores.mean(), "short": scores[1:]}[shape]
+
+    with pytest.raises(ConfigError, match=r"at step 0 scores have the shape .* not \(24,\)") as refused:
+        optimise(policy(), policy(), Misshapen(), PROMPTS, CONFIG, seed=3)
+    assert "Misshapen" in str(refused.value.remedy)
+
+
+def test_models_and_tokens_that_do_not_belong_together_are_refused_before_the_first_step() -> None:
+    """A token without an embedding; a reference that reads the ids as other tokens, or has less room."""
+    shorter = new_policy(ModelShape(16, 1, 2, 32, 6), TOKENIZER, 0)
+    other = new_policy(ModelShape(16, 1, 2, 32, 24), word_level(list("fedcba")), 0)
+    scorer = From(0, math.nan)  # the first step would fail
+    with pytest.raises(DataError, match="prompt 6 has the token 99; the model has 10 tokens"):
+        optimise(policy(), policy(), scorer, [*PROMPTS, [BOS, 99]], CONFIG, seed=3)
+    with pytest.raises(DataError, match="prompt 0 has 2 tokens; with 6 new ones that is more than the reference's 6 positions"):
+        optimise(policy(), shorter, scorer, PROMPTS, CONFIG, seed=3)
+    with pytest.raises(ConfigError, match="the reference policy has another vocabulary"):
+        optimise(policy(), other, scorer, PROMPTS, CONFIG, seed=3)
+    with pytest.raises(ConfigError, match="the reference policy has another vocabulary"):
+        fit_dpo(policy(), other, letter_pairs(4), DPOConfig(lr=1e-3, beta=0.5), seed=1)
+    with pytest.raises(DataError, match="preference pair 1 has the token -1"):
+        fit_dpo(policy(), policy(), [*letter_pairs(1), TokenPair([BOS], [A, EOS], [-1])], DPOConfig(lr=1e-3, beta=0.5), seed=1)
+
+
+def test_a_batch_of_pairs_without_weight_teaches_dpo_nothing() -> None:
+    """Its loss is 0, not 0 of 0; the batches with weight are learned from."""
+    pairs = [replace(pair, weight=float(number % 2)) for number, pair in enumerate(letter_pairs(8))]
+    found = fit_dpo(policy(), policy(), pairs, DPOConfig(lr=1e-2, beta=0.5, batch=1, epochs=1), seed=1)
+    assert 0 < found["loss"] < 1
+    assert all(math.isfinite(value) for value in found.values())
 
 
 @pytest.mark.parametrize("budget", [0.5, 2.0])
@@ -161,8 +239,6 @@ def test_a_prompt_longer_than_the_context_is_named_before_the_first_step(tmp_pat
 )
 def test_a_tokenizer_that_cannot_end_or_pad_makes_no_policy(changed: dict[str, Any], named: str) -> None:
     """Masks by end and padding would be wrong in every loop, so there is no policy with it."""
-    from rlback.models.tokenizers import word_level
-
     made, tokenizer = policy(), word_level(list("abcdef"))
     for name, value in changed.items():
         setattr(tokenizer, name, value)

@@ -50,6 +50,7 @@ class Observer:
         self._lr = lr
         self._reference = reference
         self._base = base
+        _end_line(file)
 
     def __call__(self, record: StepRecord) -> None:
         row: dict[str, Any] = {
@@ -66,6 +67,8 @@ class Observer:
             handle.write(canonical_json(row) + "\n")
 
     def _exposure(self, record: StepRecord) -> dict[str, float]:
+        """Gold, and whom the step paid for what. Its baseline leaves a completion out of its prompt's, or of the batch
+        where a prompt has one completion (PPO); a batch of one has none, so nothing is said of it."""
         import torch
 
         from rlback.maths.advantages import leave_one_out
@@ -80,11 +83,13 @@ class Observer:
                 for prompt, ids, done in zip(record.prompts, record.completions, record.finished, strict=True)
             ]
         )
-        gold_advantages = leave_one_out((gold / self._gold_sd).view(-1, record.samples_per_prompt))
+        scaled, weights = gold / self._gold_sd, record.weights.flatten().cpu()
+        groups = scaled.view(-1, record.samples_per_prompt) if record.samples_per_prompt > 1 else scaled[None]
+        alone = groups.shape[1] == 1
         found = exposure(
             record.advantages.flatten().cpu(),
-            gold_advantages.flatten(),
-            record.weights.flatten().cpu(),
+            (torch.zeros_like(groups) if alone else leave_one_out(groups)).flatten(),
+            torch.zeros_like(weights) if alone else weights,
             epsilon=self._eps,
             learning_rate=self._lr,
         )
@@ -112,6 +117,13 @@ class Observer:
 
         with torch.no_grad():
             return float((total(self._reference) - total(self._base)).mean())
+
+
+def _end_line(file: Path) -> None:
+    """Ends the last line of a file, which a kill or a full disk may have cut short: what is added begins a line of its own."""
+    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
+        with file.open("a", encoding="utf-8") as handle:
+            handle.write("\n")
 
 
 def read_observations(file: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from rlback.errors import CheckpointError
+from rlback.errors import CheckpointError, DataError
 from rlback.models.architecture import read_foreign_model, read_foreign_tokenizer
 from rlback.models.batching import Packed, pack
 from rlback.models.llama_forward import states_at
@@ -116,6 +116,18 @@ def positions_of(model: PreTrainedModel) -> int | None:
     """Most tokens a row may have, or None where the architecture names no limit."""
     limit = getattr(model.config, "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def require_known(model: PreTrainedModel, what: str, rows: Iterable[Sequence[int]]) -> None:
+    """DataError for a token id that the model has no embedding for; `what` says what each of `rows` is."""
+    size = model.get_input_embeddings().weight.shape[0]
+    for number, row in enumerate(rows):
+        if len(row) and (min(row) < 0 or max(row) >= size):
+            wrong = next(token for token in row if not 0 <= token < size)
+            raise DataError(
+                f"{what} {number} has the token {wrong}; the model has {size} tokens",
+                remedy="encode texts with the policy's own tokenizer",
+            )
 
 
 def completion_logits(model: PreTrainedModel, batch: Packed) -> Tensor:

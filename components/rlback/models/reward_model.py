@@ -87,9 +87,9 @@ class RewardModel(nn.Module):
         return self.head.weight.device
 
     @property
-    def positions(self) -> int | None:
-        """Most tokens a row may have, or None where the architecture names no limit."""
-        return positions_of(self._trunks()[0])
+    def first_trunk(self) -> PreTrainedModel:
+        """The trunk, or that of the first member: rows must fit its positions and its vocabulary."""
+        return self._trunks()[0]
 
     def identity(self) -> str:
         """A digest of what the scores depend on: all weights, shift and scale included, and the shape."""
@@ -127,7 +127,7 @@ class RewardModel(nn.Module):
             if len(completion) == 0:
                 raise DataError(f"completion {row} has no tokens", remedy="encode it with encode_completion")
         pad_id = self.tokenizer.pad_token_id
-        batch = pack(prompts, completions, pad_id, positions_of(self._trunks()[0]), self.device)
+        batch = pack(prompts, completions, pad_id, positions_of(self.first_trunk), self.device)
         seen: Tensor | None = None
         if self.shape.surprise:
             if surprise is None:

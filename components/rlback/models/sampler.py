@@ -107,14 +107,14 @@ def sample(
     return grow(policy, rows, uniforms, temperature=temperature, batch_size=batch_size, precision=precision)
 
 
-def require_prompts_fit(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
-    """DataError for a prompt that leaves no room for `new_tokens` tokens in the model's positions."""
+def require_prompts_fit(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int, name: str = "model") -> None:
+    """DataError for a prompt that leaves no room for `new_tokens` tokens in the positions of a model, called `name`."""
     limit = positions_of(model)
     for number, prompt in enumerate(prompts):
         if limit is not None and len(prompt) + new_tokens > limit:
             raise DataError(
                 f"prompt {number} has {len(prompt)} tokens; with {new_tokens} new ones that is more "
-                f"than the model's {limit} positions",
+                f"than the {name}'s {limit} positions",
                 remedy="shorten the prompt, lower max_new_tokens or raise max_positions",
             )
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlback.errors import ConfigError, DataError, TrainingDiverged
+from rlback.errors import DataError, TrainingDiverged
 from rlback.maths.losses import DirectLosses, dpo, ipo
 from rlback.models.digests import weights_digest
-from rlback.models.policy import Policy, positions_of, token_logps
+from rlback.models.policy import Policy, token_logps
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import DPOConfig
 from rlback.training.batches import Tokens, epoch_slice, over_parts
-from rlback.training.on_policy import RATIO_TOLERANCE
+from rlback.training.on_policy import RATIO_TOLERANCE, require_copy
 from rlback.training.parallel import ALONE, Share
 from rlback.training.reward import TokenPair, check_pairs
 from rlback.training.state import StageState, tokens_digest
@@ -46,14 +46,14 @@ def fit_dpo(
 
     `own` says which tokens of completions the policy chose, where something else wrote into them too; without it all.
     The reference's log-probabilities are computed once, before the first step. Resumes exactly, as every loop does.
-    Raises DataError on no pairs or an empty side, TrainingDiverged on a loss or gradient that is not finite or when
+    Raises ConfigError for a reference that is no copy of another policy with this vocabulary, DataError on no pairs, an empty
+    side or a token that the policy does not have, TrainingDiverged on a loss or gradient that is not finite or when
     an equal reference does not give log-ratios of 0 at the first step.
     """
-    check_pairs(pairs, positions_of(policy.model))
+    check_pairs(pairs, policy.model)
     if config.loss == "ipo" and any(pair.target != 1.0 for pair in pairs):
         raise DataError("ipo has no use for ties or shares of votes", remedy="leave such pairs out, or use loss: dpo")
-    if reference.model is policy.model:
-        raise ConfigError("the reference policy must be a copy, not the policy being trained")
+    require_copy(policy, reference)
     policy.digest = None  # these weights will be in no checkpoint
     policy.model.eval()
     reference.model.eval()
@@ -78,7 +78,8 @@ def fit_dpo(
         if step == 0 and start == reference_digest and config.precision == "fp32":
             _check_start(chosen - reference_chosen, rejected - reference_rejected)
         found = _losses(chosen, rejected, reference_chosen, reference_rejected, [pairs[i] for i in mine], config)
-        loss = found.losses.sum() / sum(pairs[i].weight for i in batch)
+        # A batch in which every pair has weight 0 teaches nothing.
+        loss = found.losses.sum() / (sum(pairs[i].weight for i in batch) or 1.0)
         loss.backward()
         margins = found.chosen_rewards - found.rejected_rewards
         sums = [float(loss.detach()), float((margins > 0).sum()) / len(batch), float(margins.sum()) / len(batch)]

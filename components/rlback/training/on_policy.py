@@ -22,7 +22,7 @@ from rlback.errors import ConfigError, DataError, TrainingDiverged
 from rlback.maths import kl
 from rlback.maths.masking import masked_mean
 from rlback.models.digests import weights_digest
-from rlback.models.policy import Policy
+from rlback.models.policy import Policy, require_known
 from rlback.models.sampler import require_prompts_fit, sample
 from rlback.models.value_model import ValueModel
 from rlback.records import Report, digest_of, seed_of, silent
@@ -115,16 +115,19 @@ def optimise(
     they store by step. Of several processes (`share`) each computes its part of every rollout and update, and the
     first one alone saves, reports and calls back.
 
-    Raises DataError for a prompt that the policy has no room to answer. Raises TrainingDiverged, naming step and value,
-    when a self-check of the first update fails, a score, loss or gradient is not finite, the policy writes nothing but end
+    Raises DataError for a prompt that policy or reference has no room to answer, or with a token that the policy does not have.
+    Raises ConfigError for a reference of another vocabulary, and TrainingDiverged, naming step and value, when a self-check of
+    the first update fails, a score, log-probability, loss, gradient or weight is not finite, the policy writes nothing but end
     tokens, and with `on_kl_budget: fail` for a KL above the budget; the newest saved state stays as it was.
     """
     if not prompts:
         raise DataError("there are no prompts to optimise on", remedy="give at least one prompt")
-    if reference.model is policy.model:
-        raise ConfigError("the reference policy must be a copy, not the policy being trained")
+    require_copy(policy, reference)
+    require_known(policy.model, "prompt", prompts)
     # An environment may give a long prompt less than `max_new_tokens`; without one they all must fit.
-    require_prompts_fit(policy.model, prompts, config.max_new_tokens if sampler is sample else 1)
+    room = config.max_new_tokens if sampler is sample else 1
+    require_prompts_fit(policy.model, prompts, room)
+    require_prompts_fit(reference.model, prompts, room, "reference")
     if isinstance(config, PPOConfig) != (value is not None):
         raise ConfigError("a value model goes with method ppo, and ppo needs one")
     policy.digest = None  # these weights will be in no checkpoint
@@ -213,6 +216,17 @@ def optimise(
             pending = {}
         state.keep(done, memory.plain(), pending=pending, now=done == config.steps * updates_a_step)
     return OptimiseResult(config.steps, "steps", memory.proxy, memory.kl_ref, start_state)
+
+
+def require_copy(policy: Policy, reference: Policy) -> None:
+    """ConfigError for a reference that is the policy itself, or that reads its token ids as other tokens."""
+    if reference.model is policy.model:
+        raise ConfigError("the reference policy must be a copy, not the policy being trained")
+    if reference.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise ConfigError(
+            "the reference policy has another vocabulary than the policy",
+            remedy="take the checkpoint that the policy starts from, or another of its lineage",
+        )
 
 
 @dataclass

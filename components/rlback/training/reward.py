@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlback.errors import ConfigError, DataError
 from rlback.maths import bradley_terry
 from rlback.models.batching import in_parts
+from rlback.models.policy import positions_of, require_known
 from rlback.models.reward_model import RewardModel, mean_and_spread, member_name
 from rlback.records import Report, digest_of, seed_of, silent
 from rlback.settings import RewardConfig
@@ -68,7 +70,7 @@ def fit_reward(
     TrainingDiverged on a loss or gradient that is not finite, and when a member ends up giving all completions of the
     last batch one score. The newest saved state is then the last good one.
     """
-    check_pairs(pairs, reward_model.positions)
+    check_pairs(pairs, reward_model.first_trunk)
     pairs = [pair for pair in pairs if config.use_ties or pair.target != 0.5]
     if not pairs:
         raise DataError("all preference pairs are ties", remedy="collect labels that are no ties, or set use_ties: true")
@@ -157,7 +159,7 @@ def pair_scores(
     `report` counts completions, twice where their log-probs under the frozen policy are computed first.
     Before the first `rescale` a single model's are its raw ones; an ensemble's members have no common scale until then.
     """
-    check_pairs(pairs, reward_model.positions)
+    check_pairs(pairs, reward_model.first_trunk)
     reward_model.eval()
     done, total = 0, 2 * len(pairs) * (1 + reward_model.shape.surprise)
 
@@ -332,12 +334,14 @@ def _check_fitted(reward_model: RewardModel, sides: _Sides, batch: Sequence[int]
         mean_and_spread(row, f"{member_name(reward_model, member)} on the last batch of the fit")
 
 
-def check_pairs(pairs: Sequence[TokenPair], positions: int | None) -> None:
-    """Raises DataError on no pairs, an empty prompt or completion, one of more than `positions` tokens (None: no limit), a
-    target that is no probability, a bad weight or margin.
+def check_pairs(pairs: Sequence[TokenPair], model: PreTrainedModel) -> None:
+    """Raises DataError on no pairs, an empty prompt or completion, one that the model has no positions or a token that it has
+    no embedding for, a target that is no probability, a bad weight or margin.
     """
     if not pairs:
         raise DataError("there are no preference pairs", remedy="collect labels first")
+    positions = positions_of(model)
+    require_known(model, "preference pair", ((*pair.prompt, *pair.chosen, *pair.rejected) for pair in pairs))
     for number, pair in enumerate(pairs):
         if not (len(pair.prompt) and len(pair.chosen) and len(pair.rejected)):
             raise DataError(

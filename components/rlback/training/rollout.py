@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rlback.errors import TrainingDiverged
+from rlback.errors import ConfigError, TrainingDiverged
 from rlback.models.batching import in_parts
 from rlback.models.policy import Policy, token_logps
 from rlback.models.sampler import Samples, sample
@@ -122,7 +122,8 @@ def collect(
 
     Of several processes each does this for its own prompts, and all get the whole rollout.
 
-    Raises TrainingDiverged, naming the step, for a score that is not finite, for a graded scorer that gives different
+    Raises ConfigError for scores that are not one a completion. Raises TrainingDiverged, naming the step, for a score or
+    log-probability that is not finite, for a graded scorer that gives different
     completions one and the same score, and for a policy that writes nothing.
     """
     everyone = _prompts_of(prompts, config, seed, step)
@@ -143,10 +144,12 @@ def collect(
     _check_written(drawn, policy.tokenizer.eos_token_id, step)
     with at_step("policy optimisation", step), precision(config.precision, policy.model.device):
         scores = scorer.score(rows, completions).to(drawn.logps)
-    _check_scores(scores, completions, scorer.graded, step)
+    _check_scores(scores, completions, scorer, step)
     lengths = torch.tensor([len(c) for c in completions], device=drawn.ids.device)
     reference_logps = _reference_logps(reference, rows, completions, drawn, config)
     logps, parts = _policy_logps(policy, rows, completions, drawn, config, first_row)
+    for name, found in (("policy", drawn.logps), ("policy", logps), ("reference", reference_logps)):
+        _check_logps(found, name, step)
     gap = (logps - drawn.logps).abs().sum(-1) / drawn.mask.sum(-1).clamp(min=1)
     width = max(share.all_ints(drawn.ids.shape[1]))
     pad = policy.tokenizer.pad_token_id
@@ -233,14 +236,34 @@ def _check_written(drawn: Samples, end: int, step: int) -> None:
         )
 
 
-def _check_scores(scores: Tensor, completions: list[tuple[int, ...]], graded: bool, step: int) -> None:
+def _check_logps(logps: Tensor, name: str, step: int) -> None:
+    if not bool(logps.isfinite().all()):
+        row = int((~logps.isfinite()).nonzero()[0, 0])
+        raise TrainingDiverged(
+            f"policy optimisation: a log-probability of completion {row} at step {step} under the {name} is not finite",
+            remedy=f"look at the {name}'s weights; go back to the last good checkpoint",
+        )
+
+
+def _check_scores(scores: Tensor, completions: list[tuple[int, ...]], scorer: Scorer, step: int) -> None:
+    if scores.shape != (len(completions),):
+        raise ConfigError(
+            f"policy optimisation: at step {step} scores have the shape {tuple(scores.shape)}, not ({len(completions)},)",
+            remedy=f"{type(scorer).__name__}.score has to give one number a completion",
+        )
     if not bool(scores.isfinite().all()):
         row = int((~scores.isfinite()).nonzero()[0])
         raise TrainingDiverged(
             f"policy optimisation: the score of completion {row} at step {step} is {float(scores[row])}",
             remedy="fit the reward model again with a lower learning rate",
         )
-    if graded and len(set(completions)) > 1 and float(scores.max() - scores.min()) == 0:
+    if not math.isfinite(float(scores.abs().sum())):
+        largest = float(scores.abs().max())
+        raise TrainingDiverged(
+            f"policy optimisation: the scores at step {step} add up to more than fp32 holds; one is {largest:.3g}",
+            remedy="scale the scores down",
+        )
+    if scorer.graded and len(set(completions)) > 1 and float(scores.max() - scores.min()) == 0:
         raise TrainingDiverged(
             f"policy optimisation: all {len(scores)} completions at step {step} have the score {float(scores[0]):g}, "
             "different as they are: the reward model has collapsed",

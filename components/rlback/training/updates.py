@@ -47,7 +47,8 @@ def apply_update(
 ) -> float:
     """Clip the gradient to the norm `clip`, step with `factor` times each group's base rate, clear it.
 
-    Returns the norm before clipping. TrainingDiverged, and no step, when the loss or the norm is not finite.
+    Returns the norm before clipping. TrainingDiverged, and no step, when the loss or the norm is not finite; also when the
+    step leaves a weight that is not finite: what was saved before it is the last good state.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = float(nn.utils.clip_grad_norm_(parameters, clip))
@@ -61,6 +62,12 @@ def apply_update(
         group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    largest = float(nn.utils.get_total_norm(parameters, math.inf))
+    if not math.isfinite(largest):
+        raise TrainingDiverged(
+            f"{stage}: the update at step {step} leaves a weight that is {largest}",
+            remedy="lower the learning rate or the weight decay",
+        )
     return norm
 
 
