@@ -13,15 +13,19 @@ FEW = 100
 
 
 def remarks(project: Project, name: str) -> list[str]:
-    """Lines on what its stages came to, of a campaign on people's preferences; none for a world.
+    """Lines on what its stages came to: rounds whose training diverged, and what became of people's preferences.
 
     What is said of the data beforehand (`opening_lines`) is not among them.
     """
     recorded = load_recorded(project, name)
+    lines = [
+        f"Round {round_} proposes nothing, and the policy stays as it was: {output['diverged']}"
+        for (round_, stage, _), output in sorted(recorded.items())
+        if stage == "optimise" and "diverged" in output
+    ]
     data = recorded.get((0, "data", 1), {})
     if "pairs" not in data:
-        return []
-    lines = []
+        return lines
     source = config_of(load_campaign(project, name)).source
     published = source.published
     too_long = recorded.get((1, "sample", 1), {}).get("prompts_too_long", 0)
