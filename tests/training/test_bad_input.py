@@ -138,6 +138,18 @@ def test_no_checkpoint_is_proposed_with_ruined_weights() -> None:
     assert proposed == []
 
 
+def test_weights_too_large_to_compute_with_are_left_by_no_last_update(tmp_path: Path) -> None:
+    """All finite, and yet the policy gives no probabilities any more."""
+    far = 1e15
+    error, saved, _ = stopped(tmp_path / "policy", replace(CONFIG, steps=1, lr=far))
+    assert error.message == "policy optimisation: after the update at step 0 a log-probability is not finite"
+    assert saved == 0
+    with pytest.raises(TrainingDiverged, match="base training: after the update at step 0 a log-probability is not finite"):
+        train_base(policy(), copying(), SupervisedConfig(steps=1, batch=8, lr=far, warmup=1), seed=1)
+    with pytest.raises(TrainingDiverged, match="dpo: after the update at step 0 a log-probability is not finite"):
+        fit_dpo(policy(), policy(), letter_pairs(8), DPOConfig(lr=far, beta=0.5, warmup=1, batch=8, epochs=1), seed=1)
+
+
 @pytest.mark.parametrize("name", ["policy", "reference"])
 def test_weights_that_are_not_finite_are_told_from_scores(name: str) -> None:
     """The model whose log-probabilities are no numbers is named, not the reward model."""

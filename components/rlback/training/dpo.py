@@ -21,7 +21,7 @@ from rlback.training.on_policy import RATIO_TOLERANCE, require_copy
 from rlback.training.parallel import ALONE, Share
 from rlback.training.reward import TokenPair, check_pairs
 from rlback.training.state import StageState, tokens_digest
-from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
+from rlback.training.updates import adam, apply_update, decay_groups, precision, require_usable, warmup_cosine
 
 #: (prompts, completions) -> (b, t) True on the tokens that the policy chose
 OwnTokens = Callable[[Sequence[Tokens], Sequence[Tokens]], Tensor]
@@ -94,7 +94,14 @@ def fit_dpo(
         )
         history = [*history, row][-per_epoch:]
         done = step + 1
-        if share.rank == 0 and on_checkpoint and config.checkpoint_every and done % config.checkpoint_every == 0:
+        due = on_checkpoint is not None and config.checkpoint_every > 0 and done % config.checkpoint_every == 0
+        if due or done == steps:
+            met = [pairs[i] for i in batch]
+            require_usable(
+                policy, [p.prompt for p in met] * 2, [p.chosen for p in met] + [p.rejected for p in met],
+                config.precision, config.max_padded, stage="dpo", step=step,
+            )  # fmt: skip
+        if on_checkpoint is not None and due and share.rank == 0:
             on_checkpoint(done, policy)
         state.keep(done, {"history": history}, now=done == steps)
         if share.rank == 0:

@@ -34,7 +34,7 @@ from rlback.training.rollout import Rollout, Sampler, collect
 from rlback.training.scorers import Scorer
 from rlback.training.signals import Signals, per_completion, signals
 from rlback.training.state import StageState, tokens_digest
-from rlback.training.updates import adam, apply_update, at_step
+from rlback.training.updates import adam, apply_update, at_step, require_usable
 
 #: Largest accepted |ratio - 1| of a token and |KL| of a token against an equal reference at the first update.
 RATIO_TOLERANCE = 5e-3
@@ -203,10 +203,16 @@ def optimise(
         memory.loss += loss / updates_a_step
         memory.grad_norm = max(memory.grad_norm, norm)
         if done % updates_a_step == 0:
+            due = on_checkpoint is not None and config.checkpoint_every > 0 and (step + 1) % config.checkpoint_every == 0
+            if due or step + 1 == config.steps:
+                require_usable(
+                    policy, rollout.prompts, rollout.completions, config.precision, config.max_padded,
+                    stage="policy optimisation", step=step,
+                )  # fmt: skip
             if share.rank == 0:
                 if observe is not None:
                     observe(_record(rollout, signal, pending, memory, config, step))
-                if on_checkpoint and config.checkpoint_every and (step + 1) % config.checkpoint_every == 0:
+                if on_checkpoint is not None and due:
                     on_checkpoint(step + 1, policy)
                 report(step + 1, config.steps, _metrics(rollout, signal, pending, memory, config))
             if config.kl_target is not None:

@@ -24,7 +24,7 @@ from rlback.settings import SupervisedConfig
 from rlback.training.batches import epoch_slice
 from rlback.training.parallel import ALONE, Share
 from rlback.training.state import StageState, tokens_digest
-from rlback.training.updates import adam, apply_update, decay_groups, precision, warmup_cosine
+from rlback.training.updates import adam, apply_update, decay_groups, precision, require_usable, warmup_cosine
 
 #: (prompt ids, completion ids); the loss is taken on the completion.
 Example = tuple[Sequence[int], Sequence[int]]
@@ -98,6 +98,9 @@ def train_base(
         norm = apply_update(
             optimiser, clip=config.clip, factor=factor, stage="base training", step=step, loss=total
         )
+        if step + 1 == config.steps:
+            prompts, completions = zip(*batch, strict=True)
+            require_usable(policy, prompts, completions, config.precision, config.max_padded, stage="base training", step=step)
         tokens += count
         nll = total if math.isnan(nll) else 0.95 * nll + 0.05 * total
         state.keep(step + 1, {"tokens": tokens, "nll": nll}, now=step + 1 == config.steps)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from rlback.errors import ConfigError, TrainingDiverged
+from rlback.models.batching import in_parts
+from rlback.models.policy import Policy, token_logps
 from rlback.settings import Precision
+from rlback.training.batches import Tokens
 
 
 def adam(
@@ -69,6 +72,26 @@ def apply_update(
             remedy="lower the learning rate or the weight decay",
         )
     return norm
+
+
+@torch.no_grad()
+def require_usable(
+    policy: Policy, prompts: Sequence[Tokens], completions: Sequence[Tokens], kind: Precision, most: int, *, stage: str, step: int
+) -> None:
+    """TrainingDiverged where something that the update at `step` was made on has no finite log-probability after it.
+
+    Weights can be finite and too large to compute with; what is left after a last update must not be such a policy. `most`:
+    tokens of a pass.
+    """
+    for part in in_parts(prompts, completions, most):
+        with precision(kind, policy.model.device):
+            rows = [prompts[i] for i in part], [completions[i] for i in part]
+            logps, _ = token_logps(policy.model, *rows, policy.tokenizer.pad_token_id)
+        if not bool(logps.isfinite().all()):
+            raise TrainingDiverged(
+                f"{stage}: after the update at step {step} a log-probability is not finite",
+                remedy="lower the learning rate or the weight decay",
+            )
 
 
 @contextlib.contextmanager
