@@ -20,6 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]  # of Adam
+MOST_EPOCHS = 100_000  # a run of more would never end
+Epochs = Annotated[float, Field(gt=0, le=MOST_EPOCHS)]  # 0.5: half of the pairs, once
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -115,7 +117,7 @@ class RewardConfig:
     With `bootstrap` each member of an ensemble sees its own resample of the pairs; a single model sees them all once.
     """
 
-    epochs: Positive = 1.0  # 0.5: half of the pairs, once
+    epochs: Epochs = 1.0
     batch: Count = 32
     lr: Positive = Field(...)
     betas: tuple[Beta, Beta] = (0.9, 0.98)
@@ -161,7 +163,7 @@ class OnPolicy:
     prompts_per_step: Count = 16
     samples_per_prompt: Annotated[int, Field(ge=2)] = 4  # a completion is compared with the others of its prompt
     temperature: Positive = 1.0
-    epochs: Count = 1
+    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 1
     minibatches: Count = 1
     ratio_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ratio_high: Positive = 0.2
@@ -222,7 +224,7 @@ class PPOConfig(OnPolicy):
 
     method: Literal["ppo"] = "ppo"
     samples_per_prompt: Count = 1
-    epochs: Count = 4
+    epochs: Annotated[int, Field(gt=0, le=MOST_EPOCHS)] = 4
     gamma: Share = 1.0
     gae_lambda: Share = 0.95
     value_clip: Positive = 0.2
@@ -266,7 +268,7 @@ class DPOConfig:
     loss: Literal["dpo", "ipo"] = "dpo"
     lr: Positive
     beta: Positive
-    epochs: Positive = 1.0  # 0.5: half of the pairs, once
+    epochs: Epochs = 1.0
     batch: Count = 32
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     warmup: Annotated[int, Field(ge=0)] = 10  # steps; then cosine down to 0
