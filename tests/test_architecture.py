@@ -20,9 +20,9 @@ HOME = {
 }
 #: A room may import rooms of a lower or its own level.
 LEVEL = {
-    "records": 0, "errors": 0, "settings": 0, "disks": 1, "config": 1, "maths": 1, "ledger": 2, "project": 2, "models": 2,
-    "worlds": 2, "environments": 2, "data": 2, "training": 3, "labelling": 3, "evaluation": 3, "accounts": 3, "notices": 3,
-    "registry": 3, "campaign": 4, "studies": 4, "orchestration": 5, "web": 5,
+    "records": 0, "errors": 0, "settings": 0, "disks": 1, "trees": 1, "config": 1, "maths": 1, "ledger": 2, "project": 2,
+    "models": 2, "worlds": 2, "environments": 2, "data": 2, "training": 3, "labelling": 3, "evaluation": 3, "accounts": 3,
+    "notices": 3, "registry": 3, "campaign": 4, "studies": 4, "orchestration": 5, "web": 5,
     "cli": 6, "__main__": 7, "__init__": 0,
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from rlback.settings import (
     RLOOConfig,
     SupervisedConfig,
 )
+from rlback.trees import parse, require_numbers
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False), kw_only=True)
@@ -60,6 +61,7 @@ OptimiseConfig = Annotated[
 CAMPAIGN_NAME = r"^[a-z][a-z0-9-]{0,40}$"
 LARGEST_CONFIG_BYTES = 100_000
 OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")  # likewise, for a number
+NO_NUMBER = ("int_", "float_", "finite_number")  # likewise, what their names begin with
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's kinds of error for one
 
 
@@ -296,14 +298,14 @@ def read_tree(path: Path, what: str, examples: str) -> dict[str, Any]:
     """The mapping that a YAML file holds; `what` is the file's name in errors, `examples` where good ones lie.
 
     Raises:
-        ConfigError: the file is missing, no regular file, too large, unreadable, no YAML or no mapping.
+        ConfigError: the file is missing, no regular file, too large, unreadable, no YAML or no mapping; or see `trees.parse`.
     """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would block for ever
             raise ConfigError(f"{path} is not a regular file", remedy=f"give a YAML file; see {examples} for examples")
         if path.exists() and path.stat().st_size > LARGEST_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than {LARGEST_CONFIG_BYTES} bytes, which no {what} is")
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"there is no {what} {path}", remedy=f"see {examples} for examples") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -322,7 +324,7 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
         ConfigError: see `read_config`.
     """
     try:
-        return CampaignConfig.model_validate(tree)
+        config = CampaignConfig.model_validate(tree)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False)
         # A misspelt key goes first: with a required key it is also the reason why that one is missing.
@@ -330,6 +332,9 @@ def check_config(tree: dict[str, Any], place: str) -> CampaignConfig:
         more = error.error_count() - 1
         tail = f" (and {more} more)" if more else ""
         message, remedy = _explain(first, place, tail)
+    else:
+        require_numbers(tree, config.model_dump(), place)
+        return config
     # Raised outside the handler: the text of pydantic's error holds all of its input, however large that has grown.
     raise ConfigError(message, remedy=remedy)
 
@@ -355,6 +360,7 @@ def _explain(error: Any, place: str, tail: str) -> tuple[str, str | None]:
     given = error.get("input")
     shown = f" (it is {repr(given)[:80]})" if isinstance(given, (str, int, float, bool)) else ""
     remedy = f"give `{dotted}` a value within that bound" if error["type"] in OUT_OF_BOUNDS else None
+    remedy = f"give `{dotted}` a number" if error["type"].startswith(NO_NUMBER) else remedy
     return f"{place}: `{dotted or 'the campaign'}`: {message}{shown}{tail}", remedy
 
 
@@ -379,13 +385,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     """`key.sub=value` as given with --set; the value is read as YAML.
 
     Raises:
-        ConfigError: there is no `=`, or the value is no YAML.
+        ConfigError: there is no `=`, or the value is no YAML; or see `trees.parse`.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text!r} is not of the form key=value")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = parse(value, f"--set {key}")
     except (yaml.YAMLError, RecursionError, ValueError):
         raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
     if isinstance(parsed, float) and not math.isfinite(parsed):
