@@ -276,6 +276,7 @@ def with_pairs(project: Project) -> None:
     output = {"data_version": version.md5, "sha256": version.sha256, "files": 2, "pairs": 1}
     (project.root / "pairs.jsonl").write_text("{}")
     tree = changed(name="people", source={"world": None}, labels={"annotators": "human", "initial": 0})
+    tree["base"]["training"]["window"] = tree["base"]["shape"]["max_positions"]
     inputs = {"pairs": project.root / "pairs.jsonl"}
     name = machine.start(project, check_config(tree, "people"), Actor("ada", "human"), inputs=inputs)
     with pytest.MonkeyPatch.context() as patch:

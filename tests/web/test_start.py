@@ -34,6 +34,7 @@ def configs(people):  # noqa: F811
         labels={"annotators": "human"}, gate={"approver": "human"},
     )  # fmt: skip
     del given["source"]["world"]
+    given["base"]["training"]["window"] = given["base"]["shape"]["max_positions"]
     (home / "world.yaml").write_text("# About <b>it</b>\n" + yaml.safe_dump(tree))
     (home / "pairs.yaml").write_text(yaml.safe_dump(given))
     (home / "bad.yaml").write_text(yaml.safe_dump({**tree, "roundz": 3}))

@@ -26,6 +26,7 @@ from rlback.campaign.plan import Finished, Recorded, Step, next_step
 from rlback.campaign.progress import ProgressFile
 from rlback.campaign.sources import file_sha256
 from rlback.campaign.startable import require_startable
+from rlback.campaign.starting import needed
 from rlback.config import CAMPAIGN_NAME, CampaignConfig
 from rlback.errors import ConfigError, StageError
 from rlback.labelling.batches import open_count, stands
@@ -131,6 +132,8 @@ def describe_inputs(project: Project, config: CampaignConfig, given: dict[str, P
         raise ConfigError(
             "this configuration has no world, so it needs a file of preferences", remedy="add --pairs PATH"
         )
+    if needed(config).get("text") and "text" not in given:
+        raise ConfigError("base.text_share is 1, but no text is given", remedy="add --text PATH, or set base.text_share below 1")
     described = {key: {"path": str(path.resolve()), "sha256": file_sha256(path)} for key, path in given.items()}
     if config.base.model is not None:
         described["base"] = describe_base(project.root, config.base.model)

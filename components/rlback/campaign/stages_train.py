@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from rlback.training.reward import TokenPair
 
 
+#: Decisive preferences that a reward model, or DPO, learns from.
+FEWEST_PREFERENCES = 8
+
+
 def base_cache_key(context: Context) -> str:
     """What the base policy depends on, and nothing else: campaigns that agree in it share the policy."""
     config = context.config
@@ -178,10 +182,10 @@ def pairs_so_far(context: Context, base: Policy, *, ties: bool) -> tuple[list[To
     labelled, counts = labelled_pairs(context, base)
     pairs += labelled
     decisive = sum(pair.target != 0.5 for pair in pairs)
-    if decisive < 8:
+    if decisive < FEWEST_PREFERENCES:
         raise StageError(
             f"{context.campaign}: only {decisive} decisive preferences are there to learn from "
-            f"({counts['tie']} ties, {counts['skip']} skips); at least 8 are needed",
+            f"({counts['tie']} ties, {counts['skip']} skips); at least {FEWEST_PREFERENCES} are needed",
             remedy="label more comparisons",
         )
     return [pair for pair in pairs if ties or pair.target != 0.5], counts, len(given)

@@ -35,6 +35,7 @@ FIRE = "@mid"
 WINDS = ("calm", "wind:north", "wind:south", "wind:east", "wind:west")
 COLUMNS, ROWS = tuple(f"x{i}" for i in range(SIZE)), tuple(f"y{i}" for i in range(SIZE))
 ARROW = "=>"
+PROMPT_WORDS = 4  # a column, a row, the wind and the arrow
 VOCABULARY = (ARROW, *COLUMNS, *ROWS, *WINDS, *ACTIONS, *PLACES)
 
 _ARROWS = {"north": "^", "south": "v", "east": ">", "west": "<", "stay": "o"}
@@ -62,7 +63,8 @@ class Spot:
 def start_of(prompt: str) -> Spot:
     """The start that a prompt describes. Raises DataError for anything that is not a prompt of this environment."""
     words = prompt.split(" ")
-    if len(words) != 4 or words[0] not in COLUMNS or words[1] not in ROWS or words[2] not in WINDS or words[3] != ARROW:
+    known = (COLUMNS, ROWS, WINDS, (ARROW,))
+    if len(words) != PROMPT_WORDS or any(word not in there for word, there in zip(words, known, strict=True)):
         raise DataError(
             f"{prompt!r} is not a prompt of the segments world", remedy=f"write one like `x1 y3 wind:east {ARROW}`"
         )

@@ -29,6 +29,10 @@ class World(Protocol):
         """Every word token in the order of token ids, without special tokens."""
 
     @property
+    def prompt_limit(self) -> int:
+        """The most words a prompt has; the start token comes before them."""
+
+    @property
     def completion_limit(self) -> int:
         """The most words a completion may have; the end token comes after them."""
 

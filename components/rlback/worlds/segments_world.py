@@ -114,6 +114,7 @@ class SegmentsWorld:
 
     name: str = "segments"
     vocabulary: tuple[str, ...] = segments.VOCABULARY
+    prompt_limit: int = segments.PROMPT_WORDS
     completion_limit: int = 2 * STEPS
 
     def examples(self, seed: int, n: int) -> list[Example]:

@@ -62,6 +62,7 @@ OPENERS = (
 )
 CLAIMS = ("the {aspect} was {words} .", "i found the {aspect} {words} .")
 ARROW = "=>"
+PROMPT_WORDS = 5  # a place, three notes and the arrow
 COMPLETION_LIMIT = 48  # words; the end token comes after them
 
 # How the writers of the corpus behave.
@@ -122,7 +123,7 @@ def parse_prompt(prompt: str) -> Visit:
     words = prompt.split(" ")
     notes = dict(word.split(":", 1) for word in words[1:-1] if ":" in word)
     known = all((aspect, polarity) in ADJECTIVES for aspect, polarity in notes.items())
-    if len(words) != 5 or words[0] not in PLACES or words[-1] != ARROW or len(notes) != 3 or not known:
+    if len(words) != PROMPT_WORDS or words[0] not in PLACES or words[-1] != ARROW or len(notes) != 3 or not known:
         raise DataError(
             f"{prompt!r} is not a prompt of the visits world",
             remedy="write a place and three notes like `luigis service:bad price:good music:good =>`",

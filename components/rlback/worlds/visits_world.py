@@ -19,6 +19,7 @@ class VisitsWorld:
 
     name: str = "visits"
     vocabulary: tuple[str, ...] = visits.VOCABULARY
+    prompt_limit: int = visits.PROMPT_WORDS
     completion_limit: int = visits.COMPLETION_LIMIT
 
     def examples(self, seed: int, n: int) -> list[visits.Example]:
