@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlback.campaign.context import Context
 from rlback.config import OutcomeConfig
 from rlback.errors import ConfigError
+from rlback.project import Project
 from rlback.records import Comparison, Completion, Verdict, digest_of, seed_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _outcome(
 
 def _function(context: Context, outcome: OutcomeConfig) -> Callable[[str, str], float]:
     """The function that `file.py:name` names, from a file of the user's inside the project."""
-    path, name = _place(context, outcome)
+    path, name = outcome_place(context.project, outcome)
     function = vars(_imported(path)).get(name)
     if not callable(function):
         raise ConfigError(f"scores.function: {path} has no function {name}", remedy="write it as FILE.py:FUNCTION")
@@ -111,11 +112,12 @@ def _imported(path: Path) -> ModuleType:
     return module
 
 
-def _place(context: Context, outcome: OutcomeConfig) -> tuple[Path, str]:
+def outcome_place(project: Project, outcome: OutcomeConfig) -> tuple[Path, str]:
+    """The file and the name in it that `function` is; nothing is read. ConfigError where it is no file of the project."""
     assert outcome.function is not None
     file, _, name = outcome.function.rpartition(":")
-    path = (context.project.root / file).resolve()
-    if not path.is_relative_to(context.project.root.resolve()):
+    path = (project.root / file).resolve()
+    if not path.is_relative_to(project.root.resolve()):
         raise ConfigError(
             f"scores.function: {file} lies outside the project", remedy="copy the file into it, so that it can be recorded"
         )
@@ -127,4 +129,4 @@ def _place(context: Context, outcome: OutcomeConfig) -> tuple[Path, str]:
 def _file_digest(context: Context, outcome: OutcomeConfig) -> str | None:
     if outcome.function is None:
         return None
-    return hashlib.sha256(_place(context, outcome)[0].read_bytes()).hexdigest()
+    return hashlib.sha256(outcome_place(context.project, outcome)[0].read_bytes()).hexdigest()

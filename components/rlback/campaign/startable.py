@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 from rlback.campaign.hardware import require_device
-from rlback.campaign.scoring import _place
+from rlback.campaign.scoring import outcome_place
 from rlback.campaign.sizes import require_room
 from rlback.campaign.stages_train import FEWEST_PREFERENCES
 from rlback.config import CampaignConfig, DPOCampaign, OutcomeConfig
 from rlback.errors import CheckpointError, ConfigError
 from rlback.project import Project
 from rlback.worlds import load_world
-
-if TYPE_CHECKING:
-    from rlback.campaign.context import Context
 
 
 def require_startable(project: Project, config: CampaignConfig) -> None:
@@ -110,7 +105,7 @@ def _require_room_for_texts(config: CampaignConfig) -> None:
 
 def _require_function(project: Project, outcome: OutcomeConfig) -> None:
     """Looks at the file of an outcome without running it: neither a dry run nor the console is the place for that."""
-    path, name = _place(cast("Context", SimpleNamespace(project=project)), outcome)
+    path, name = outcome_place(project, outcome)
     try:
         tree = ast.parse(path.read_bytes(), str(path))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
