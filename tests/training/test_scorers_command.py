@@ -155,7 +155,11 @@ def test_an_interrupted_command_is_ended(tmp_path: Path) -> None:
             time.sleep(0.05)
         signal.raise_signal(signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        score(CHILD + "time.sleep(300)", directory=tmp_path)
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # several workers of a test run ignore it
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            score(CHILD + "time.sleep(300)", directory=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, was)
     assert gone(int((tmp_path / "pid").read_text()))
