@@ -116,13 +116,13 @@ FAR = 1e39  # a rate at which fp32 weights become infinite in one update
 
 def test_an_update_that_ruins_the_weights_is_not_kept(tmp_path: Path) -> None:
     """In whichever update, the last one too: the error names the step, and the state on disk is the one before it."""
-    first = "policy optimisation: the update at step 0 leaves a weight that is"
+    first = "policy optimisation: the update at step 0 leaves weights whose norm is"
     error, saved, _ = stopped(tmp_path / "only", replace(CONFIG, steps=1, lr=FAR, checkpoint_every=1))
     assert first in error.message
     assert saved == 0
-    with pytest.raises(TrainingDiverged, match="base training: the update at step 0 leaves a weight that is"):
+    with pytest.raises(TrainingDiverged, match="base training: the update at step 0 leaves weights whose norm is"):
         train_base(policy(), copying(), SupervisedConfig(steps=1, batch=8, lr=FAR, warmup=1), seed=1, state_dir=tmp_path / "base")
-    with pytest.raises(TrainingDiverged, match="dpo: the update at step 0 leaves a weight that is"):
+    with pytest.raises(TrainingDiverged, match="dpo: the update at step 0 leaves weights whose norm is"):
         fit_dpo(policy(), policy(), letter_pairs(8), DPOConfig(lr=FAR, beta=0.5, warmup=1), seed=1, state_dir=tmp_path / "dpo")
     assert load_state(tmp_path / "base") is load_state(tmp_path / "dpo") is None
 
@@ -131,7 +131,7 @@ def test_no_checkpoint_is_proposed_with_ruined_weights() -> None:
     """`on_checkpoint` is not called for the update that ruined them."""
     proposed: list[int] = []
     config = replace(CONFIG, steps=1, lr=FAR, checkpoint_every=1)
-    with pytest.raises(TrainingDiverged, match="leaves a weight"):
+    with pytest.raises(TrainingDiverged, match="leaves weights"):
         optimise(
             policy(), policy(), CountsLetter(), PROMPTS, config, seed=3, on_checkpoint=lambda done, made: proposed.append(done)
         )
