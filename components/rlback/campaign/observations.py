@@ -6,6 +6,7 @@ Gold is measured here, outside the optimiser, which never sees it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,9 +122,11 @@ class Observer:
 
 def _end_line(file: Path) -> None:
     """Ends the last line of a file, which a kill or a full disk may have cut short: what is added begins a line of its own."""
-    if file.exists() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-        with file.open("a", encoding="utf-8") as handle:
-            handle.write("\n")
+    if file.exists() and file.stat().st_size:
+        with file.open("rb+") as handle:
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":
+                handle.write(b"\n")
 
 
 def read_observations(file: Path) -> list[dict[str, Any]]:
